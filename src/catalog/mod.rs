@@ -1,0 +1,1 @@
+//! The images as last listed: TTL, paging, the last good list, and what changed.

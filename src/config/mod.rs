@@ -1,0 +1,124 @@
+//! The validated configuration of one mount: what every layer is given, already checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+/// Everything a mount needs to know, after arguments, environment and files were merged and checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the images appear.
+    pub mountpoint: PathBuf,
+    /// Stay in the foreground and log to standard error.
+    pub foreground: bool,
+    /// Log here instead of to the journal or syslog.
+    pub log_file: Option<PathBuf>,
+    /// How to prove who we are, and where Glance is.
+    pub auth: AuthConfig,
+    /// How requests are made.
+    pub http: HttpConfig,
+    /// How the list of images is kept.
+    pub catalog: CatalogConfig,
+    /// Where and how much is cached.
+    pub cache: CacheConfig,
+    /// Where uploads wait.
+    pub spool: SpoolConfig,
+    /// Who may do what.
+    pub access: AccessConfig,
+}
+
+/// How to get a token and the address of Glance.
+#[derive(Debug, Clone)]
+pub struct AuthConfig {
+    /// The way to a token.
+    pub method: AuthMethod,
+    /// Glance servers given by the operator (`--endpoint`, repeatable); override the catalogue.
+    pub endpoints: Vec<Url>,
+    /// `OS_REGION_NAME`: which region of the catalogue.
+    pub region: Option<String>,
+    /// `OS_INTERFACE`: public (default), internal or admin.
+    pub interface: Option<String>,
+}
+
+/// The ways to a token.
+#[derive(Debug, Clone)]
+pub enum AuthMethod {
+    /// `OS_AUTH_TYPE=none`: no token at all.
+    None,
+    /// `OS_AUTH_TYPE=admin_token`: a fixed token, never renewed.
+    AdminToken(SecretString),
+    /// `--token-command CMD`: run by `sh -c`; its first line of output is the token.
+    TokenCommand(String),
+    /// Keystone v3, described by clouds.yaml (`Some(cloud name)`) or by `OS_*` variables (`None`).
+    Keystone {
+        /// The cloud's name in clouds.yaml.
+        cloud: Option<String>,
+    },
+}
+
+/// How HTTP requests are made, to Keystone and to Glance.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// The deadline of a request (for uploads and streams: on progress). Default 60 s.
+    pub timeout: Duration,
+    /// `OS_CACERT`: trust this certificate file as well.
+    pub ca_cert: Option<PathBuf>,
+    /// `OS_INSECURE`: do not check certificates.
+    pub insecure: bool,
+    /// Transfers of image data open at once. Default 8.
+    pub max_connections: usize,
+}
+
+/// How the list of images is kept.
+#[derive(Debug, Clone)]
+pub struct CatalogConfig {
+    /// How long a listing is believed before it is fetched again. Default 60 s.
+    pub ttl: Duration,
+    /// Mount with the last saved list when no server answers.
+    pub allow_stale: bool,
+}
+
+/// Where and how much is cached.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// The cache folder, shared by the mounts of a host.
+    pub dir: PathBuf,
+    /// Bytes that data files in it may occupy. Default 10 GiB.
+    pub size: u64,
+    /// Share of the disk that stays free, in percent. Default 5.
+    pub free_floor_percent: u8,
+    /// Bytes of memory for cached blocks and transfers together. Default 256 MiB, less under a cgroup.
+    pub memory_limit: u64,
+}
+
+/// Where uploads wait until they are committed.
+#[derive(Debug, Clone)]
+pub struct SpoolConfig {
+    /// The spool folder.
+    pub dir: PathBuf,
+    /// Bytes that spooled files may occupy together; writing beyond gives ENOSPC. `None`: the disk decides.
+    pub size: Option<u64>,
+}
+
+/// Who may do what, and how files look.
+#[derive(Debug, Clone)]
+pub struct AccessConfig {
+    /// Owner shown for every file.
+    pub uid: u32,
+    /// Group shown for every file.
+    pub gid: u32,
+    /// Permission bits of files. Default 0644.
+    pub file_mode: u16,
+    /// Permission bits of directories. Default 0755.
+    pub dir_mode: u16,
+    /// Other users may enter (the kernel then checks permissions).
+    pub allow_other: bool,
+    /// Nothing can be changed: EROFS.
+    pub read_only: bool,
+    /// `rm` deletes images.
+    pub allow_delete: bool,
+    /// Writing over an image uploads a new one and removes the old.
+    pub allow_overwrite: bool,
+}

@@ -1,0 +1,1 @@
+//! File semantics on plain types: inodes, names, attributes, handles, refusals.

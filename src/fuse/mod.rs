@@ -1,0 +1,1 @@
+//! The kernel's side: one call and one reply per operation, and the errno table.

@@ -1,0 +1,22 @@
+//! glancefs: the images of an OpenStack cloud (Glance) as files.
+//!
+//! Each module is one layer of `docs/design.md`; a layer uses only those below it:
+//! `cli → mount → fuse → fs → { read → cache → source, write, catalog } → glance → auth`,
+//! with `config`, `units`, `budget`, `metrics` and `error` as leaves that all may use.
+
+pub mod auth;
+pub mod budget;
+pub mod cache;
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod fs;
+pub mod fuse;
+pub mod glance;
+pub mod metrics;
+pub mod mount;
+pub mod read;
+pub mod source;
+pub mod units;
+pub mod write;

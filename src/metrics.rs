@@ -1,0 +1,1 @@
+//! Counters of what the mount did, read by `.glancefs/metrics` and the logs.
