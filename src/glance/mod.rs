@@ -1,5 +1,7 @@
 //! The Image API v2: requests, JSON, error kinds, retry with a deadline, server fail-over.
 
+mod service;
+
 use std::collections::HashSet;
 use std::time::SystemTime;
 
@@ -9,6 +11,8 @@ use futures_util::stream::BoxStream;
 use crate::auth::Auth;
 use crate::config::HttpConfig;
 use crate::error::Result;
+pub use service::{ImageService, OpenBody};
+
 use crate::units::{ByteRange, ImageId};
 
 /// The life of an image, as Glance names its stages.

@@ -1,0 +1,96 @@
+//! What the layers above ask of an image service, as a trait: the real [`Glance`] behind it, or a
+//! reference model in the tests of `fs`.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+use super::{Change, Download, Glance, Image, NewImage, NextPage, Page, Schema};
+use crate::error::Result;
+use crate::units::{ByteRange, ImageId};
+
+/// Opens the bytes of an upload from the start, once for each attempt.
+pub type OpenBody<'a> = &'a (dyn Fn() -> BoxStream<'static, std::io::Result<Bytes>> + Send + Sync);
+
+/// The operations of an image service, named as Nova's and Cinder's image services name them where
+/// they have them. Each method is described at [`Glance`].
+pub trait ImageService: Send + Sync + 'static {
+    /// Names this cloud in cache keys.
+    fn cloud_key(&self) -> &str;
+    /// The project of our token.
+    fn project_id(&self) -> Option<&str>;
+    /// One page of the listing.
+    fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>>;
+    /// Every visible image of exactly this name.
+    fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>>;
+    /// One image.
+    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>>;
+    /// Which keys are attributes.
+    fn schema(&self) -> BoxFuture<'_, Result<Schema>>;
+    /// A new record.
+    fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>>;
+    /// The data of a queued record.
+    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: OpenBody<'a>) -> BoxFuture<'a, Result<()>>;
+    /// Changes of a record.
+    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>>;
+    /// The end of an image.
+    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>>;
+    /// The data of an image, or a range of them.
+    fn download<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        range: Option<ByteRange>,
+    ) -> BoxFuture<'a, Result<Download>>;
+}
+
+impl ImageService for Glance {
+    fn cloud_key(&self) -> &str {
+        Glance::cloud_key(self)
+    }
+
+    fn project_id(&self) -> Option<&str> {
+        Glance::project_id(self)
+    }
+
+    fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
+        Box::pin(Glance::list(self, limit, next))
+    }
+
+    fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>> {
+        Box::pin(Glance::find_by_name(self, name))
+    }
+
+    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(Glance::show(self, id))
+    }
+
+    fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
+        Box::pin(Glance::schema(self))
+    }
+
+    fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(Glance::create(self, image))
+    }
+
+    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(Glance::upload(self, id, size, open))
+    }
+
+    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(Glance::update(self, id, changes))
+    }
+
+    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
+        Box::pin(Glance::delete(self, id))
+    }
+
+    fn download<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        range: Option<ByteRange>,
+    ) -> BoxFuture<'a, Result<Download>> {
+        Box::pin(Glance::download(self, id, size, range))
+    }
+}
