@@ -87,7 +87,10 @@ impl Catalog {
             Ok(()) => Ok(()),
             Err(error) if self.config.allow_stale && error.kind().is_transient() => {
                 let saved = self.load_saved().await.map_err(|load| {
-                    Error::new(error.kind(), format!("{error}; and there is no saved list to mount with: {load}"))
+                    Error::new(
+                        error.kind(),
+                        format!("{error}; and there is no saved list to mount with: {load}"),
+                    )
                 })?;
                 warn!(%error, images = saved.0.len(), "no server answers: mounted with the saved list of images");
                 *write_lock(&self.schema) = saved.1;
@@ -106,8 +109,14 @@ impl Catalog {
     }
 
     async fn load_saved(&self) -> Result<(Snapshot, Schema)> {
-        let path = self.saved_at.clone().ok_or_else(|| Error::new(Kind::Config, "no folder to keep one in"))?;
+        let path =
+            self.saved_at.clone().ok_or_else(|| Error::new(Kind::Config, "no folder to keep one in"))?;
         crate::catalog::saved::load(path).await
+    }
+
+    /// Names the cloud to people and to the cache.
+    pub fn cloud_key(&self) -> &str {
+        self.service.cloud_key()
     }
 
     /// The images as last listed.

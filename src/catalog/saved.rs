@@ -46,7 +46,8 @@ fn write(path: &Path, list: &Snapshot, schema: &Schema) -> Result<()> {
     let fail = |error| Error::io("writing the saved list", error);
     // Two mounts may save at once: each writes its own file, the rename decides.
     let part = path.with_extension(format!("{}.part", std::process::id()));
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(fail)?;
+    let file =
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(fail)?;
     let mut out = BufWriter::new(file);
     let mut attributes: Vec<_> = schema.attributes.iter().collect();
     attributes.sort();

@@ -1,1 +1,167 @@
-//! File semantics on plain types: inodes, names, attributes, handles, refusals.
+//! File semantics on plain types: inodes, names, attributes, handles and refusals.
+//!
+//! This layer knows neither FUSE nor HTTP: `fuse` calls it with what the kernel said, tests call it
+//! without a kernel. Every operation is a future that is ready at once when nothing has to be waited
+//! for; `fuse` polls it in place and hands it to the runtime only when it is not.
+
+mod attr;
+mod change;
+mod closing;
+mod control;
+mod describe;
+mod draft;
+mod handle;
+mod inode;
+mod lookup;
+#[cfg(test)]
+mod model_test;
+mod names;
+mod open;
+mod view;
+mod write;
+mod xattr;
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use tracing::warn;
+
+pub use attr::{Attr, FileKind};
+pub use closing::{Closer, ThreadGroup, Watch};
+pub use handle::{DirEntry, HandleId};
+pub use inode::{Ino, Node};
+pub use lookup::{Entry, Statistics};
+pub use open::{OpenMode, Opened};
+pub use view::{Invalidation, View};
+pub use write::NewAttributes;
+
+use crate::cache::{Cache, ContentIdentity};
+use crate::catalog::Catalog;
+use crate::config::AccessConfig;
+use crate::error::{Error, Kind, Result};
+use crate::glance::{Image, ImageService};
+use crate::source::Sources;
+use crate::units::ImageId;
+use crate::write::Uploads;
+
+use attr::Attributes;
+use control::Events;
+use draft::DraftFile;
+use handle::Handles;
+use inode::Inodes;
+
+/// Names that were just asked for in vain, and for how long that is believed: a shell that looks
+/// for one file in many ways must not cost a request each time; a new image still opens at once.
+const MISSES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+const MISS_TTL: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(1) };
+
+/// How long after its creation an image takes chmod, chown and utimes without effect, so that
+/// `cp -p`, `rsync -a` and `tar -x`, which set them last, end well.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// Images created here that are remembered as fresh; a restore of more at once loses nothing but
+/// the courtesy.
+const FRESH_KEPT: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// The layers that files are made of.
+pub struct Layers {
+    /// Where records are changed.
+    pub service: Arc<dyn ImageService>,
+    /// Where images are listed.
+    pub catalog: Arc<Catalog>,
+    /// Where read data are kept.
+    pub cache: Cache,
+    /// Where they come from.
+    pub sources: Sources,
+    /// Where written data go.
+    pub uploads: Uploads,
+}
+
+/// The images as files.
+pub struct ImageFs {
+    layers: Layers,
+    access: AccessConfig,
+    attributes: Attributes,
+    view: Mutex<Arc<View>>,
+    inodes: Mutex<Inodes>,
+    handles: Handles,
+    /// Files that are being written, by the id they will have.
+    drafts: Mutex<std::collections::HashMap<ImageId, Arc<DraftFile>>>,
+    misses: Mutex<LruCache<String, Instant>>,
+    fresh: Mutex<LruCache<ImageId, Instant>>,
+    events: Events,
+    /// Told by operations, besides what a new listing changes.
+    invalidate: tokio::sync::broadcast::Sender<Invalidation>,
+}
+
+impl ImageFs {
+    /// The files of `layers`, as `access` wants them.
+    pub fn new(layers: Layers, access: AccessConfig) -> Arc<Self> {
+        let attributes = Attributes::new(access.clone(), layers.catalog.ttl());
+        let events = Events::default();
+        for line in layers.uploads.leftovers() {
+            events.note(format!("unfinished upload of an earlier mount: {line}"));
+        }
+        Arc::new(Self {
+            access,
+            attributes,
+            view: Mutex::default(),
+            inodes: Mutex::default(),
+            handles: Handles::default(),
+            drafts: Mutex::default(),
+            misses: Mutex::new(LruCache::new(MISSES_KEPT)),
+            fresh: Mutex::new(LruCache::new(FRESH_KEPT)),
+            events,
+            invalidate: tokio::sync::broadcast::Sender::new(1024),
+            layers,
+        })
+    }
+
+    /// What names the content of `image` in the cache.
+    fn identity(&self, image: &Image) -> ContentIdentity {
+        ContentIdentity::of(image, self.layers.service.as_ref())
+    }
+
+    /// The file that is being written under this id.
+    fn draft(&self, id: &ImageId) -> Option<Arc<DraftFile>> {
+        lock(&self.drafts).get(id).filter(|file| file.is_open()).cloned()
+    }
+
+    /// The file that is being written under this name.
+    fn draft_named(&self, name: &str) -> Option<Arc<DraftFile>> {
+        lock(&self.drafts).values().find(|file| file.is_open() && file.name() == name).cloned()
+    }
+
+    /// What an inode of the kernel stands for.
+    fn node(&self, ino: Ino) -> Result<Node> {
+        lock(&self.inodes).node(ino).ok_or_else(|| Error::new(Kind::Stale, "no such inode"))
+    }
+
+    /// Nothing may change on a read-only mount.
+    fn writable(&self) -> Result<()> {
+        if self.access.read_only {
+            return Err(Error::new(Kind::ReadOnly, "the mount is read-only"));
+        }
+        Ok(())
+    }
+
+    /// An act that wants an option: without it one log line says which.
+    fn permitted(&self, allowed: bool, option: &str, act: impl FnOnce() -> String) -> Result<()> {
+        self.writable()?;
+        if allowed {
+            return Ok(());
+        }
+        let text = format!("refused to {}: the mount was made without {option}", act());
+        warn!("{text}");
+        self.events.note(text.clone());
+        Err(Error::new(Kind::NotPermitted, text))
+    }
+}
+
+/// A poisoned lock is used on: what these locks guard is whole after each statement, and a panic in
+/// one operation must not end the mount.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -27,7 +27,7 @@ const SHORT_ID: usize = 8;
 const RESERVED: [&str; 2] = [".by-id", ".glancefs"];
 
 /// The file name of an image called `name`, before anything is said about others of that name.
-fn encode(name: &str) -> String {
+pub(super) fn encode(name: &str) -> String {
     if name == "." || name == ".." {
         return name.replace('.', "%2E");
     }
@@ -95,7 +95,9 @@ pub(super) fn name_for_new(file_name: &std::ffi::OsStr) -> Result<String> {
     if suffix(text).is_some() {
         return Err(Error::new(
             Kind::Invalid,
-            format!("{text:?} ends in ~ and hex digits, which tells images of one name apart: write %7E for the ~"),
+            format!(
+                "{text:?} ends in ~ and hex digits, which tells images of one name apart: write %7E for the ~"
+            ),
         ));
     }
     let name = decode(text).ok_or_else(|| illegal("does not decode to UTF-8"))?;
@@ -299,7 +301,8 @@ mod tests {
 
     #[test]
     fn ids_that_begin_alike_get_longer_suffixes() {
-        let alike = |tail: &str| Image { id: format!("0000000a-{tail}").parse().unwrap(), ..image(10, Some("x")) };
+        let alike =
+            |tail: &str| Image { id: format!("0000000a-{tail}").parse().unwrap(), ..image(10, Some("x")) };
         let names = names([alike("aaaa"), alike("abbb"), image(1, Some("x"))]);
         assert_eq!(named(&names, 1), "x");
         assert!(names.find("x~0000000a-ab").is_some());

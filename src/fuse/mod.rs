@@ -1,1 +1,10 @@
-//! The kernel's side: one call and one reply per operation, and the errno table.
+//! The kernel's side: one span, one call and one reply per operation, and the errno table.
+
+mod adapter;
+mod convert;
+mod errno;
+mod invalidate;
+mod process;
+mod session;
+
+pub use session::{Session, detach};

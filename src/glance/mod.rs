@@ -1,5 +1,7 @@
 //! The Image API v2: requests, JSON, error kinds, retry with a deadline, server fail-over.
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod service;
 
 use std::collections::HashSet;

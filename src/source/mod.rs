@@ -26,6 +26,24 @@ pub struct Transfer {
     pub chunks: BoxStream<'static, Result<Bytes>>,
 }
 
+/// Makes the source of each image of a mount, and remembers per store what it can do.
+pub struct Sources {}
+
+impl Sources {
+    /// Sources that download from `service`.
+    pub fn new(
+        _service: std::sync::Arc<dyn crate::glance::ImageService>,
+        _config: &crate::config::HttpConfig,
+    ) -> Self {
+        unimplemented!()
+    }
+
+    /// The source of one image.
+    pub fn of(&self, _image: &crate::glance::Image) -> std::sync::Arc<dyn Source> {
+        unimplemented!()
+    }
+}
+
 /// Gives the bytes of one image; the cache asks it for what is missing.
 pub trait Source: Send + Sync + 'static {
     /// Begins to fetch at least `range` (not empty, within the image).

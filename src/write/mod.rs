@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::cache::Cache;
 use crate::config::SpoolConfig;
 use crate::error::Result;
-use crate::glance::{Glance, Image};
+use crate::glance::{Image, ImageService};
 use crate::units::{ByteRange, ImageId};
 
 /// What an upload is for.
@@ -29,7 +29,7 @@ pub struct Uploads {}
 
 impl Uploads {
     /// Opens or creates the spool folder (0700; tightened when ours, refused when not).
-    pub fn open(_config: &SpoolConfig, _glance: Glance, _cache: Cache) -> Result<Self> {
+    pub fn open(_config: &SpoolConfig, _service: Arc<dyn ImageService>, _cache: Cache) -> Result<Self> {
         unimplemented!()
     }
 
@@ -89,6 +89,16 @@ impl Draft {
 
     /// Makes it an active image and returns the record; on failure the spool is kept and listed.
     pub async fn commit(&self) -> Result<Image> {
+        unimplemented!()
+    }
+
+    /// It begins as qcow2, vmdk or another container format does.
+    pub fn is_container(&self) -> Result<bool> {
+        unimplemented!()
+    }
+
+    /// The image that a commit replaced and removed.
+    pub fn replaced(&self) -> Option<ImageId> {
         unimplemented!()
     }
 

@@ -1,0 +1,77 @@
+//! The texts under `.glancefs`: status, errors, metrics and records.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use super::{ImageFs, Node, lock, xattr};
+use crate::error::{Error, Kind, Result};
+use crate::metrics;
+
+/// Lines that `.glancefs/errors` keeps: enough for a bad night, small enough to read.
+const LINES_KEPT: usize = 200;
+
+/// What happened that a person may want to act on, newest last.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    lines: Mutex<VecDeque<String>>,
+}
+
+impl Events {
+    /// Adds a line, with the time in front.
+    pub(super) fn note(&self, text: impl Into<String>) {
+        let line = format!(
+            "{} {}\n",
+            jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            text.into().replace('\n', " ")
+        );
+        let mut lines = lock(&self.lines);
+        if lines.len() == LINES_KEPT {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    fn text(&self) -> String {
+        lock(&self.lines).iter().map(String::as_str).collect()
+    }
+}
+
+impl ImageFs {
+    /// The text behind a node of `.glancefs`.
+    pub(super) fn text(&self, node: &Node) -> Result<Bytes> {
+        match node {
+            Node::Status => Ok(self.status().into()),
+            Node::Errors => Ok(self.events.text().into()),
+            Node::Metrics => Ok(metrics::METRICS.text().into()),
+            Node::Record(id) => {
+                let list = self.layers.catalog.snapshot();
+                let image = list.get(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
+                xattr::shown_record(image).map(Bytes::from)
+            }
+            _ => Err(Error::new(Kind::IsDirectory, "not a text")),
+        }
+    }
+
+    fn status(&self) -> String {
+        let catalog = &self.layers.catalog;
+        let mut text = String::new();
+        let mut line = |key: &str, value: &dyn std::fmt::Display| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{key}: {value}");
+        };
+        line("version", &env!("CARGO_PKG_VERSION"));
+        line("cloud", &self.layers.service.cloud_key());
+        line("project", &self.layers.service.project_id().unwrap_or("unknown"));
+        line("images", &catalog.snapshot().len());
+        line("list", &if catalog.is_stale() { "older than its TTL" } else { "fresh" });
+        line("open files", &self.handles.len());
+        line("being written", &lock(&self.drafts).len());
+        line("access", &if self.access.read_only { "read-only" } else { "read and create" });
+        line("delete", &if self.access.allow_delete { "allowed" } else { "refused" });
+        line("overwrite", &if self.access.allow_overwrite { "allowed" } else { "refused" });
+        text
+    }
+}

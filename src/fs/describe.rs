@@ -1,0 +1,118 @@
+//! Extended attributes of files: getxattr and listxattr.
+
+use super::xattr::{self, LOCAL, LOCAL_NAMES, Record};
+use super::{ImageFs, Ino, Node};
+use crate::cache::Verified;
+use crate::error::{Error, Kind, Result};
+use crate::fs::handle::Handle;
+use crate::glance::Image;
+use crate::source::SourceKind;
+
+impl ImageFs {
+    /// The value of one extended attribute.
+    ///
+    /// # Errors
+    /// `NoData` when the file has none of this name, `ValueTooLarge` beyond 64 KiB.
+    pub async fn getxattr(&self, ino: Ino, name: &str) -> Result<Vec<u8>> {
+        // `ls -l` asks for security.selinux and system.posix_acl_access of every file.
+        let absent = || Error::new(Kind::NoData, format!("no attribute {name}"));
+        if !name.starts_with("user.glance") {
+            return Err(absent());
+        }
+        let Node::Image(id) = self.node(ino)? else { return Err(absent()) };
+        if self.draft(&id).is_some() {
+            return Err(absent());
+        }
+        let image = self.image(&id).await?;
+        match name.strip_prefix(LOCAL) {
+            Some(fact) => self.local_fact(&image, fact).await?.map(String::into_bytes).ok_or_else(absent),
+            None => Record::of(&image, self.layers.catalog.schema())?.value(name),
+        }
+    }
+
+    /// The names of the extended attributes, each ended by NUL.
+    ///
+    /// # Errors
+    /// `ValueTooLarge` beyond 64 KiB.
+    pub async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+        let Node::Image(id) = self.node(ino)? else { return Ok(Vec::new()) };
+        if self.draft(&id).is_some() {
+            return Ok(Vec::new());
+        }
+        let image = self.image(&id).await?;
+        let mut names = Record::of(&image, self.layers.catalog.schema())?.names();
+        for fact in LOCAL_NAMES {
+            if fact != "last_error" || self.last_error(&image).is_some() {
+                names.push(format!("{LOCAL}{fact}"));
+            }
+        }
+        xattr::joined(&names)
+    }
+
+    async fn local_fact(&self, image: &Image, fact: &str) -> Result<Option<String>> {
+        let open = self.handles.on_image(&image.id);
+        let cached = match open.as_deref() {
+            Some(Handle::Image { reader, .. }) => Some(reader.image()),
+            _ => None,
+        };
+        Ok(match fact {
+            "source" => {
+                let kind = match cached {
+                    Some(cached) => cached.source_kind(),
+                    None => self.layers.sources.of(image).kind(),
+                };
+                Some(source_word(kind).to_owned())
+            }
+            "cached_bytes" => Some(match cached {
+                Some(cached) => cached.cached_bytes().to_string(),
+                None => self.look_into_cache(image, crate::cache::Cache::cached_bytes).await?.to_string(),
+            }),
+            "verified" => {
+                let verified = match cached {
+                    Some(cached) => cached.verified(),
+                    None => self.look_into_cache(image, crate::cache::Cache::verified).await?,
+                };
+                Some(verified_word(verified).to_owned())
+            }
+            "last_error" => self.last_error(image),
+            _ => None,
+        })
+    }
+
+    /// Asks the cache folder about an image that is not open: file operations, off the runtime.
+    async fn look_into_cache<T: Send + 'static>(
+        &self,
+        image: &Image,
+        ask: fn(&crate::cache::Cache, &crate::cache::ContentIdentity) -> T,
+    ) -> Result<T> {
+        let identity = self.identity(image);
+        let cache = self.layers.cache.clone();
+        super::write::blocking(move || Ok(ask(&cache, &identity))).await
+    }
+
+    fn last_error(&self, image: &Image) -> Option<String> {
+        match self.handles.on_image(&image.id).as_deref() {
+            Some(Handle::Image { reader, .. }) => reader.image().last_error(),
+            _ => None,
+        }
+    }
+}
+
+fn source_word(kind: SourceKind) -> &'static str {
+    match kind {
+        SourceKind::Unknown => "unknown",
+        SourceKind::Ranged => "ranged",
+        SourceKind::Streamed => "streamed",
+    }
+}
+
+fn verified_word(verified: Verified) -> &'static str {
+    match verified {
+        Verified::None => "none",
+        Verified::Pending => "pending",
+        Verified::Md5 => "md5",
+        Verified::Sha512 => "sha512",
+        Verified::Multihash => "multihash",
+        Verified::Failed => "failed",
+    }
+}

@@ -1,0 +1,184 @@
+//! A file that is being written: its name, its writers, and what became of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use super::closing::{self, Step, ThreadGroup};
+use crate::error::{Error, Result};
+use crate::units::ImageId;
+use crate::write::Draft;
+
+/// A file between its creation and the image it becomes.
+pub(super) struct DraftFile {
+    pub(super) draft: Arc<Draft>,
+    /// The id it is created under; the image may end with another.
+    pub(super) id: ImageId,
+    pub(super) since: SystemTime,
+    state: Mutex<State>,
+    /// Held by the one commit that is under way.
+    pub(super) committing: tokio::sync::Mutex<()>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Still being written.
+    Open,
+    /// It is an image now, or a reservation.
+    Committed,
+    /// The upload failed; every later close hears so.
+    Failed(Error),
+    /// Killed writer, or unlinked: nothing is published.
+    Abandoned,
+}
+
+struct State {
+    name: String,
+    writers: usize,
+    recorded: bool,
+    /// Created as `qemu-img` does: by whom, and how often opened again since.
+    stepwise: Option<(Option<ThreadGroup>, u32)>,
+    /// Somebody waits for the end of its process.
+    watched: bool,
+    outcome: Outcome,
+}
+
+impl DraftFile {
+    /// A file called `name`; `stepwise` when it was created by an open that `qemu-img` would make.
+    pub(super) fn new(
+        draft: Arc<Draft>,
+        id: ImageId,
+        name: String,
+        recorded: bool,
+        stepwise: Option<Option<ThreadGroup>>,
+    ) -> Self {
+        let state = State {
+            name,
+            writers: 0,
+            recorded,
+            stepwise: stepwise.map(|group| (group, 0)),
+            watched: false,
+            outcome: Outcome::Open,
+        };
+        Self {
+            draft,
+            id,
+            since: SystemTime::now(),
+            state: Mutex::new(state),
+            committing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is one assignment: a poisoned one is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its name in Glance.
+    pub(super) fn name(&self) -> String {
+        self.state().name.clone()
+    }
+
+    /// A rename before the commit.
+    pub(super) fn rename(&self, name: String) {
+        self.draft.rename(name.clone());
+        self.state().name = name;
+    }
+
+    /// Another handle for writing; tells what step of its process it is.
+    pub(super) fn add_writer(&self, opener: Option<ThreadGroup>, creates: bool) -> Step {
+        let mut state = self.state();
+        state.writers += 1;
+        match &mut state.stepwise {
+            Some((group, reopened)) if *group == opener => {
+                if creates {
+                    return Step::Creating;
+                }
+                *reopened += 1;
+                if *reopened == 1 { Step::Second } else { Step::Third }
+            }
+            _ => Step::Only,
+        }
+    }
+
+    /// A handle for writing is gone; true when it was the last.
+    pub(super) fn remove_writer(&self) -> bool {
+        let mut state = self.state();
+        state.writers = state.writers.saturating_sub(1);
+        state.writers == 0
+    }
+
+    /// Somebody has it open for writing.
+    pub(super) fn has_writers(&self) -> bool {
+        self.state().writers > 0
+    }
+
+    /// There is a record for it at the server now.
+    pub(super) fn set_recorded(&self) {
+        self.state().recorded = true;
+    }
+
+    /// There is a record for it at the server.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.state().recorded
+    }
+
+    /// Sets what became of it.
+    pub(super) fn end(&self, outcome: Outcome) {
+        self.state().outcome = outcome;
+    }
+
+    /// Still being written.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state().outcome, Outcome::Open)
+    }
+
+    /// True for the first who wants to wait for the end of its process.
+    pub(super) fn begin_watch(&self) -> bool {
+        !std::mem::replace(&mut self.state().watched, true)
+    }
+
+    /// The failure of its upload, for a later close.
+    pub(super) fn failure(&self) -> Result<()> {
+        match &self.state().outcome {
+            Outcome::Failed(error) => Err(error.duplicate()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A handle of a [`DraftFile`].
+pub(super) struct DraftHandle {
+    pub(super) file: Arc<DraftFile>,
+    /// `None`: opened for reading only.
+    pub(super) writer: Option<Writer>,
+}
+
+/// The writing side of a handle.
+pub(super) struct Writer {
+    opener: Option<ThreadGroup>,
+    step: Step,
+    wrote_data: AtomicBool,
+}
+
+impl Writer {
+    pub(super) fn new(opener: Option<ThreadGroup>, step: Step) -> Self {
+        Self { opener, step, wrote_data: AtomicBool::new(false) }
+    }
+
+    /// Notes a write: whether it held anything but zeros decides what a close of `qemu-img` means.
+    pub(super) fn note(&self, data: &[u8]) {
+        if !self.wrote_data.load(Ordering::Relaxed) && data.iter().any(|&byte| byte != 0) {
+            self.wrote_data.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn facts(&self) -> closing::Handle {
+        closing::Handle {
+            opener: self.opener,
+            step: self.step,
+            wrote_data: self.wrote_data.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Open files and directories, by the number the kernel holds.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+
+use super::draft::DraftHandle;
+use super::{FileKind, Ino, Node};
+use crate::error::{Error, Kind, Result};
+use crate::glance::Image;
+use crate::read::Reader;
+
+/// The number of an open file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HandleId(pub u64);
+
+/// One name of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// As `ls` shows it.
+    pub name: Arc<str>,
+    /// File or directory.
+    pub kind: FileKind,
+    /// Its inode number.
+    pub ino: Ino,
+    pub(super) node: Node,
+}
+
+/// What a handle is open on.
+pub(super) enum Handle {
+    /// An image, for reading.
+    Image { reader: Reader, image: Arc<Image> },
+    /// A file that is being written.
+    Draft(DraftHandle),
+    /// A text of ours, as it was when it was opened.
+    Text(Bytes),
+    /// A directory, as it was when it was opened.
+    Directory(Vec<DirEntry>),
+}
+
+/// Every open handle.
+#[derive(Default)]
+pub(super) struct Handles {
+    open: RwLock<HashMap<HandleId, Arc<Handle>>>,
+    last: AtomicU64,
+}
+
+impl Handles {
+    pub(super) fn insert(&self, handle: Handle) -> HandleId {
+        let id = HandleId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(handle));
+        id
+    }
+
+    pub(super) fn get(&self, id: HandleId) -> Result<Arc<Handle>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.get(&id).cloned().ok_or_else(|| Error::new(Kind::BadHandle, "no such open file"))
+    }
+
+    pub(super) fn remove(&self, id: HandleId) -> Option<Arc<Handle>> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// An open handle on this image, for what must be told of it after it was deleted.
+    pub(super) fn on_image(&self, id: &crate::units::ImageId) -> Option<Arc<Handle>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values()
+            .find(|handle| matches!(&***handle, Handle::Image { image, .. } if image.id == *id))
+            .cloned()
+    }
+}

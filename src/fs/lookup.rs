@@ -1,0 +1,265 @@
+//! Finding and listing files: lookup, getattr, readdir, statfs.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::handle::Handle;
+use super::names::{self, NAME_MAX};
+use super::view::record_name;
+use super::{Attr, DirEntry, FileKind, HandleId, ImageFs, Ino, MISS_TTL, Node, lock};
+use crate::error::{Error, Kind, Result};
+use crate::glance::Image;
+use crate::units::ImageId;
+
+/// A file that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its attributes.
+    pub attr: Attr,
+    /// How long the kernel may believe the name without asking.
+    pub ttl: Duration,
+}
+
+/// The figures of `df`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statistics {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that may still be used.
+    pub free: u64,
+    /// Images.
+    pub files: u64,
+}
+
+/// Room that `df` shows as free when no quota is known: more than any image needs.
+const UNLIMITED: u64 = 1 << 50;
+
+fn not_found() -> Error {
+    Error::new(Kind::NotFound, "no such image")
+}
+
+impl ImageFs {
+    /// Finds `name` in a directory and counts the kernel's look-up of it.
+    ///
+    /// # Errors
+    /// `NotFound`; `NotDirectory`; those of the one request that an unknown name costs.
+    pub async fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry> {
+        if name.len() > NAME_MAX {
+            return Err(Error::new(Kind::NameTooLong, "file names have up to 255 bytes"));
+        }
+        let name = name.to_str().ok_or_else(not_found)?;
+        let node = match self.node(parent)? {
+            Node::Root => self.find_in_root(name).await?,
+            Node::ById => {
+                let id: ImageId = name.parse().map_err(|_| not_found())?;
+                self.known_or_shown(&id).await?;
+                Node::Image(id)
+            }
+            Node::Records => {
+                let id = name.strip_suffix(".json").ok_or_else(not_found)?;
+                let id: ImageId = id.parse().map_err(|_| not_found())?;
+                self.image(&id).await?;
+                Node::Record(id)
+            }
+            Node::Control => match name {
+                "status" => Node::Status,
+                "errors" => Node::Errors,
+                "metrics" => Node::Metrics,
+                "images" => Node::Records,
+                _ => return Err(not_found()),
+            },
+            _ => return Err(Error::new(Kind::NotDirectory, "not a directory")),
+        };
+        self.enter(&node)
+    }
+
+    /// What is called `name` in the root: known, or asked for.
+    async fn find_in_root(&self, name: &str) -> Result<Node> {
+        if let Some(node) = self.known_in_root(name) {
+            return Ok(node);
+        }
+        let wanted = names::name_to_ask_for(name).ok_or_else(not_found)?;
+        if lock(&self.misses).get(&wanted).is_some_and(|asked| asked.elapsed() < MISS_TTL) {
+            return Err(not_found());
+        }
+        if self.layers.catalog.find_by_name(&wanted).await?.is_empty() {
+            lock(&self.misses).put(wanted, Instant::now());
+            return Err(not_found());
+        }
+        self.known_in_root(name).ok_or_else(not_found)
+    }
+
+    /// What is called `name` in the root, as far as is known without asking.
+    pub(super) fn known_in_root(&self, name: &str) -> Option<Node> {
+        match name {
+            ".by-id" => return Some(Node::ById),
+            ".glancefs" => return Some(Node::Control),
+            _ => {}
+        }
+        let draft = names::name_to_ask_for(name).and_then(|wanted| self.draft_named(&wanted));
+        if let Some(file) = draft {
+            return Some(Node::Image(file.id.clone()));
+        }
+        self.view().names.find(name).map(|id| Node::Image(id.clone()))
+    }
+
+    /// Makes sure that there is an image, or a file being written, of this id.
+    async fn known_or_shown(&self, id: &ImageId) -> Result<()> {
+        if self.draft(id).is_none() {
+            self.image(id).await?;
+        }
+        Ok(())
+    }
+
+    /// The image of this id: as listed, else as the server shows it.
+    pub(super) async fn image(&self, id: &ImageId) -> Result<Arc<Image>> {
+        if let Some(image) = self.layers.catalog.snapshot().get(id) {
+            return Ok(Arc::clone(image));
+        }
+        let asked = id.to_string();
+        if lock(&self.misses).get(&asked).is_some_and(|at| at.elapsed() < MISS_TTL) {
+            return Err(not_found());
+        }
+        self.layers.catalog.show(id).await.inspect_err(|error| {
+            if error.kind() == Kind::NotFound {
+                lock(&self.misses).put(asked, Instant::now());
+            }
+        })
+    }
+
+    /// Counts a look-up of `node` and describes it.
+    pub(super) fn enter(&self, node: &Node) -> Result<Entry> {
+        let ino = lock(&self.inodes).look_up(node);
+        let entry = self.describe(node, ino).map(|attr| Entry { ttl: attr.ttl, attr });
+        if entry.is_err() {
+            self.forget(ino, 1);
+        }
+        entry
+    }
+
+    /// The attributes of `node`.
+    fn describe(&self, node: &Node, ino: Ino) -> Result<Attr> {
+        Ok(match node {
+            Node::Root | Node::ById | Node::Control | Node::Records => self.attributes.directory(ino),
+            Node::Status | Node::Errors | Node::Metrics | Node::Record(_) => {
+                let text = self.text(node)?;
+                self.attributes.text(ino, text.len() as u64)
+            }
+            Node::Image(id) => {
+                if let Some(file) = self.draft(id) {
+                    return Ok(self.attributes.draft(ino, file.draft.size(), file.since));
+                }
+                if let Some(image) = self.layers.catalog.snapshot().get(id) {
+                    return Ok(self.attributes.image(ino, image));
+                }
+                match self.handles.on_image(id).as_deref() {
+                    Some(Handle::Image { image, .. }) => self.attributes.image(ino, image),
+                    _ => return Err(not_found()),
+                }
+            }
+        })
+    }
+
+    /// The attributes of a file; of an open one, as its handle sees it.
+    ///
+    /// # Errors
+    /// `NotFound` when the image is gone, `Stale` when the inode was never known.
+    pub async fn getattr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr> {
+        let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
+        match handle.as_deref() {
+            Some(Handle::Draft(open)) if open.file.is_open() => {
+                Ok(self.attributes.draft(ino, open.file.draft.size(), open.file.since))
+            }
+            Some(Handle::Image { image, .. }) => Ok(self.attributes.image(ino, image)),
+            _ => {
+                let node = self.node(ino)?;
+                self.describe(&node, ino)
+            }
+        }
+    }
+
+    /// The kernel dropped `count` look-ups of an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        lock(&self.inodes).forget(ino, count);
+    }
+
+    /// Opens a directory: its names as they are now. The root first sees to it that the list is not
+    /// older than its TTL.
+    ///
+    /// # Errors
+    /// `NotDirectory`.
+    pub async fn opendir(&self, ino: Ino) -> Result<HandleId> {
+        let node = self.node(ino)?;
+        if matches!(node, Node::Root | Node::ById | Node::Records) {
+            self.layers.catalog.refresh_if_stale().await;
+        }
+        let view = self.view();
+        let inodes = lock(&self.inodes);
+        let entry = |name: Arc<str>, node: Node| {
+            let kind = if node == Node::Records { FileKind::Directory } else { FileKind::Regular };
+            DirEntry { name, kind, ino: inodes.number(&node), node }
+        };
+        let of_id = |id: &ImageId| entry(id.as_str().into(), Node::Image(id.clone()));
+        let entries: Vec<_> = match node {
+            Node::Root => {
+                let drafts: Vec<_> =
+                    lock(&self.drafts).values().filter(|file| file.is_open()).cloned().collect();
+                let written = drafts.iter().filter(|file| view.list.get(&file.id).is_none());
+                let listed =
+                    view.names.iter().map(|(name, id)| entry(Arc::clone(name), Node::Image(id.clone())));
+                let mut entries: Vec<_> = listed.collect();
+                for file in written {
+                    let name: Arc<str> = names::encode(&file.name()).into();
+                    if !entries.iter().any(|entry| entry.name == name) {
+                        entries.push(entry(name, Node::Image(file.id.clone())));
+                    }
+                }
+                entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+                entries
+            }
+            Node::ById => view.list.iter().map(|image| of_id(&image.id)).collect(),
+            Node::Records => {
+                let of_record = |id: &ImageId| entry(record_name(id).into(), Node::Record(id.clone()));
+                view.list.iter().map(|image| of_record(&image.id)).collect()
+            }
+            Node::Control => vec![
+                entry("errors".into(), Node::Errors),
+                entry("images".into(), Node::Records),
+                entry("metrics".into(), Node::Metrics),
+                entry("status".into(), Node::Status),
+            ],
+            _ => return Err(Error::new(Kind::NotDirectory, "not a directory")),
+        };
+        drop(inodes);
+        Ok(self.handles.insert(Handle::Directory(entries)))
+    }
+
+    /// The entry at `position` of an open directory; `None` behind the last.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn dir_entry(&self, handle: HandleId, position: u64) -> Result<Option<DirEntry>> {
+        match &*self.handles.get(handle)? {
+            Handle::Directory(entries) => {
+                Ok(usize::try_from(position).ok().and_then(|position| entries.get(position)).cloned())
+            }
+            _ => Err(Error::new(Kind::NotDirectory, "not a directory")),
+        }
+    }
+
+    /// Counts a look-up of a directory's entry and describes it, as `readdirplus` does.
+    ///
+    /// # Errors
+    /// `NotFound` when it vanished since.
+    pub fn enter_listed(&self, entry: &DirEntry) -> Result<Entry> {
+        self.enter(&entry.node)
+    }
+
+    /// The figures of `df`: images as listed; without a known quota there is always room.
+    pub async fn statfs(&self) -> Statistics {
+        let view = self.view();
+        let used: u64 = view.list.iter().map(|image| image.size.unwrap_or(0)).fold(0, u64::saturating_add);
+        Statistics { total: used.saturating_add(UNLIMITED), free: UNLIMITED, files: view.list.len() as u64 }
+    }
+}

@@ -1,0 +1,143 @@
+//! Opening and reading: status decides who gets a handle, the handle's reader does the rest.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::attr::readable_size;
+use super::draft::{DraftHandle, Writer};
+use super::handle::Handle;
+use super::{HandleId, ImageFs, Ino, Node, ThreadGroup, write};
+use crate::error::{Error, Kind, Result};
+use crate::glance::{Image, Status};
+use crate::read::Reader;
+use crate::units::{ByteRange, ImageId};
+
+/// What an open(2) asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenMode {
+    /// O_RDONLY or O_RDWR.
+    pub read: bool,
+    /// O_WRONLY or O_RDWR.
+    pub write: bool,
+    /// O_TRUNC.
+    pub truncate: bool,
+    /// O_EXCL.
+    pub exclusive: bool,
+}
+
+/// An open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Its number.
+    pub handle: HandleId,
+    /// The kernel must not cache it: a file that is being written, or a text made anew each time.
+    pub direct_io: bool,
+}
+
+impl ImageFs {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// By status: `NoData` (queued), `Busy` (data on their way), `Forbidden` (deactivated). For
+    /// writing: `NotPermitted` unless the image is queued or `--allow-overwrite` is given and the
+    /// open truncates; `ReadOnly`.
+    pub async fn open(&self, ino: Ino, mode: OpenMode, opener: Option<ThreadGroup>) -> Result<Opened> {
+        let node = self.node(ino)?;
+        let id = match node {
+            Node::Image(id) => id,
+            Node::Record(_) | Node::Status | Node::Errors | Node::Metrics => {
+                if mode.write {
+                    return Err(Error::new(Kind::NotPermitted, "this text cannot be written"));
+                }
+                let handle = self.handles.insert(Handle::Text(self.text(&node)?));
+                return Ok(Opened { handle, direct_io: true });
+            }
+            _ => return Err(Error::new(Kind::IsDirectory, "a directory")),
+        };
+        if mode.write {
+            self.writable()?;
+        }
+        if let Some(file) = self.draft(&id) {
+            let writer = mode.write.then(|| Writer::new(opener, file.add_writer(opener, false)));
+            let handle = DraftHandle { file: Arc::clone(&file), writer };
+            let opened = Opened { handle: self.handles.insert(Handle::Draft(handle)), direct_io: true };
+            if mode.write && mode.truncate {
+                write::blocking(move || file.draft.truncate(0)).await?;
+            }
+            return Ok(opened);
+        }
+        let image = self.settled(&id).await?;
+        if mode.write { self.open_over(image, ino, mode, opener).await } else { self.open_image(image) }
+    }
+
+    /// The image of this id; one that was not active when it was listed is asked for again, so that
+    /// a new image opens before the next listing.
+    async fn settled(&self, id: &ImageId) -> Result<Arc<Image>> {
+        let image = self.image(id).await?;
+        if image.status == Status::Active { Ok(image) } else { self.layers.catalog.show(id).await }
+    }
+
+    fn open_image(&self, image: Arc<Image>) -> Result<Opened> {
+        readable(&image)?;
+        let cached = self.layers.cache.image(&self.identity(&image), self.layers.sources.of(&image));
+        cached.acquire();
+        let reader = Reader::new(cached, readable_size(&image));
+        let handle = self.handles.insert(Handle::Image { reader, image });
+        Ok(Opened { handle, direct_io: false })
+    }
+
+    /// The bytes of `range` of an open file, short at its end.
+    ///
+    /// # Errors
+    /// `Stale` for bytes of an image that was deleted and that are not cached; `Integrity`,
+    /// `Unreachable`, `TimedOut` and `ServerError` when the bytes could not be had.
+    pub async fn read(&self, handle: HandleId, range: ByteRange) -> Result<Bytes> {
+        match &*self.handles.get(handle)? {
+            Handle::Image { reader, image } => {
+                if let Some(bytes) = reader.try_read(range) {
+                    return Ok(bytes);
+                }
+                let read = reader.read(range).await;
+                read.map_err(|error| match error.kind() {
+                    Kind::NotFound => error.with_kind(Kind::Stale),
+                    _ => error,
+                })
+                .inspect_err(|error| {
+                    tracing::warn!(image = %image.id, %range, %error, "cannot read");
+                    self.events.note(format!("reading {range} of image {}: {error}", image.id));
+                })
+            }
+            Handle::Draft(open) => {
+                let draft = Arc::clone(&open.file.draft);
+                write::blocking(move || draft.read(range)).await
+            }
+            Handle::Text(text) => {
+                let range = range.clamp_to(text.len() as u64);
+                // The range was clamped to a length in memory: it fits.
+                Ok(text.slice(range.start as usize..range.end as usize))
+            }
+            Handle::Directory(_) => Err(Error::new(Kind::IsDirectory, "a directory")),
+        }
+    }
+
+    /// Ends a directory's handle.
+    pub fn releasedir(&self, handle: HandleId) {
+        self.handles.remove(handle);
+    }
+}
+
+/// Status decides who may read.
+fn readable(image: &Image) -> Result<()> {
+    let refuse = |kind, why: &str| Err(Error::new(kind, format!("image {} {why}", image.id)));
+    match &image.status {
+        Status::Active if image.size.is_none() => refuse(Kind::ServerError, "is active but has no size"),
+        Status::Active => Ok(()),
+        Status::Queued => refuse(Kind::NoData, "is queued: it has no data yet"),
+        Status::Saving | Status::Uploading | Status::Importing => refuse(Kind::Busy, "is being filled"),
+        Status::Deactivated => refuse(Kind::Forbidden, "is deactivated"),
+        Status::Killed => refuse(Kind::Io, "was killed by a failed upload"),
+        Status::PendingDelete | Status::Deleted => refuse(Kind::NotFound, "is deleted"),
+        Status::Other(status) => refuse(Kind::Busy, &format!("is in the unknown status {status}")),
+    }
+}

@@ -1,0 +1,400 @@
+//! Creating and writing: files that become images when their writer closes them.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use super::closing::{self, Decision, Watch};
+use super::draft::{DraftFile, DraftHandle, Outcome, Writer};
+use super::handle::Handle;
+use super::names;
+use super::{
+    Attr, Closer, Entry, FRESH, HandleId, ImageFs, Ino, Invalidation, Node, OpenMode, Opened, ThreadGroup,
+    lock,
+};
+use crate::error::{Error, Kind, Result};
+use crate::glance::{Image, Status};
+use crate::units::ImageId;
+use crate::write::Intent;
+
+/// What a setattr asks for, besides times to be set to now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NewAttributes {
+    /// truncate(2)
+    pub size: Option<u64>,
+    /// chmod(2), permission bits only.
+    pub mode: Option<u16>,
+    /// chown(2)
+    pub uid: Option<u32>,
+    /// chown(2)
+    pub gid: Option<u32>,
+    /// utimensat(2) of mtime or atime.
+    pub times: bool,
+}
+
+/// Runs a file operation that may block on the disk, off the runtime's workers.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::new(Kind::Interrupted, "the mount is shutting down").with_source(error)),
+    }
+}
+
+impl ImageFs {
+    /// Creates a file and opens it for writing; no request is made yet.
+    ///
+    /// # Errors
+    /// `ReadOnly`; `NotPermitted` outside the root; those of the name; `Exists` with O_EXCL.
+    pub async fn create(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        mode: OpenMode,
+        opener: Option<ThreadGroup>,
+    ) -> Result<(Entry, Opened)> {
+        self.writable()?;
+        if self.node(parent)? != Node::Root {
+            return Err(Error::new(Kind::NotPermitted, "images are created in the root directory only"));
+        }
+        let glance_name = names::name_for_new(name)?;
+        // The kernel looked the name up before; another mount or process may have been faster.
+        if let Some(node) = name.to_str().and_then(|name| self.known_in_root(name)) {
+            if mode.exclusive {
+                return Err(Error::new(Kind::Exists, format!("{name:?} exists")));
+            }
+            let entry = self.enter(&node)?;
+            let opened = self.open(entry.attr.ino, mode, opener).await;
+            let opened = opened.inspect_err(|_| self.forget(entry.attr.ino, 1))?;
+            return Ok((entry, opened));
+        }
+        let stepwise = mode.read && !mode.exclusive && !mode.truncate;
+        let intent = Intent { id: ImageId::generate(), name: glance_name, reserved: false, replaces: None };
+        let file = self.new_draft(intent, stepwise.then_some(opener)).await?;
+        let node = Node::Image(file.id.clone());
+        let opened = self.open_draft(file, opener, true);
+        Ok((self.enter(&node)?, opened))
+    }
+
+    async fn new_draft(
+        &self,
+        intent: Intent,
+        stepwise: Option<Option<ThreadGroup>>,
+    ) -> Result<Arc<DraftFile>> {
+        let (id, name, recorded) = (intent.id.clone(), intent.name.clone(), intent.reserved);
+        let uploads = self.layers.uploads.clone();
+        let draft = blocking(move || uploads.draft(intent)).await?;
+        let file = Arc::new(DraftFile::new(draft, id.clone(), name, recorded, stepwise));
+        lock(&self.drafts).insert(id, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn open_draft(&self, file: Arc<DraftFile>, opener: Option<ThreadGroup>, creates: bool) -> Opened {
+        let writer = Some(Writer::new(opener, file.add_writer(opener, creates)));
+        let handle = self.handles.insert(Handle::Draft(DraftHandle { file, writer }));
+        Opened { handle, direct_io: true }
+    }
+
+    /// Opens an image that exists for writing: a reservation is filled, anything else is replaced.
+    pub(super) async fn open_over(
+        &self,
+        image: Arc<Image>,
+        ino: Ino,
+        mode: OpenMode,
+        opener: Option<ThreadGroup>,
+    ) -> Result<Opened> {
+        let name = image.name.as_deref().unwrap_or_default().to_owned();
+        match image.status {
+            Status::Queued => {
+                let intent = Intent { id: image.id.clone(), name, reserved: true, replaces: None };
+                let file = self.new_draft(intent, None).await?;
+                Ok(self.open_draft(file, opener, false))
+            }
+            Status::Saving | Status::Uploading | Status::Importing => {
+                Err(Error::new(Kind::Busy, format!("image {} is being filled", image.id)))
+            }
+            _ => {
+                let act = || format!("write over image {} ({name:?}); its data are immutable", image.id);
+                self.permitted(self.access.allow_overwrite, "--allow-overwrite", act)?;
+                if !mode.truncate {
+                    let text =
+                        format!("image {} can be replaced as a whole only: open it with O_TRUNC", image.id);
+                    warn!("{text}");
+                    return Err(Error::new(Kind::NotPermitted, text));
+                }
+                let replaces = Some((*image).clone());
+                let intent = Intent { id: ImageId::generate(), name, reserved: false, replaces };
+                let file = self.new_draft(intent, None).await?;
+                lock(&self.drafts).insert(file.id.clone(), Arc::clone(&file));
+                info!(image = %image.id, new = %file.id, "an image is being replaced");
+                let _ = self.invalidate.send(Invalidation::Attributes(ino));
+                Ok(self.open_draft(file, opener, false))
+            }
+        }
+    }
+
+    /// The handle is of a file that is being written: only then does a FLUSH mean anything.
+    pub fn is_written(&self, handle: HandleId) -> bool {
+        self.writer_of(handle).is_ok()
+    }
+
+    fn writer_of(&self, handle: HandleId) -> Result<Arc<Handle>> {
+        let handle = self.handles.get(handle)?;
+        match &*handle {
+            Handle::Draft(DraftHandle { writer: Some(_), .. }) => Ok(handle),
+            _ => Err(Error::new(Kind::BadHandle, "not open for writing")),
+        }
+    }
+
+    /// Writes all of `data` at `offset` into the spool.
+    ///
+    /// # Errors
+    /// `BadHandle`; `NoSpace` at the spool's limit; `NotPermitted` after the file became an image.
+    pub async fn write(&self, handle: HandleId, offset: u64, data: Bytes) -> Result<usize> {
+        let handle = self.writer_of(handle)?;
+        let Handle::Draft(DraftHandle { file, writer: Some(writer) }) = &*handle else {
+            return Err(Error::new(Kind::BadHandle, "not open for writing"));
+        };
+        still_open(file)?;
+        writer.note(&data);
+        let (draft, length) = (Arc::clone(&file.draft), data.len());
+        blocking(move || draft.write(offset, &data)).await?;
+        Ok(length)
+    }
+
+    /// Makes what was written durable in the spool; commits nothing.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn fsync(&self, handle: HandleId) -> Result<()> {
+        match &*self.handles.get(handle)? {
+            Handle::Draft(open) if open.file.is_open() => {
+                let draft = Arc::clone(&open.file.draft);
+                blocking(move || draft.sync()).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Changes attributes. Sizes can be set while a file is being written. Mode, owner and times are
+    /// not stored; setting them succeeds while a file is being written and a minute after.
+    ///
+    /// # Errors
+    /// `NotPermitted`; `ReadOnly`; `NoSpace`.
+    pub async fn setattr(&self, ino: Ino, handle: Option<HandleId>, new: NewAttributes) -> Result<Attr> {
+        self.writable()?;
+        let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
+        let file = match (handle.as_deref(), self.node(ino)?) {
+            (Some(Handle::Draft(open)), _) => Some(Arc::clone(&open.file)),
+            (_, Node::Image(id)) => self.draft(&id),
+            _ => None,
+        };
+        let now = match &file {
+            Some(file) if file.is_open() => self.attributes.draft(ino, file.draft.size(), file.since),
+            _ => self.getattr(ino, None).await?,
+        };
+        if let Some(size) = new.size.filter(|size| *size != now.size) {
+            let file = file.as_ref().filter(|file| file.is_open()).ok_or_else(|| {
+                Error::new(Kind::NotPermitted, "the size of an image cannot change: its data are immutable")
+            })?;
+            let draft = Arc::clone(&file.draft);
+            blocking(move || draft.truncate(size)).await?;
+        }
+        let changes = new.times
+            || new.mode.is_some_and(|mode| mode != now.mode)
+            || new.uid.is_some_and(|uid| uid != now.uid)
+            || new.gid.is_some_and(|gid| gid != now.gid);
+        if changes && !file.as_ref().is_some_and(|file| file.is_open()) && !self.is_fresh(ino) {
+            let text = "mode, owner and times of an image are not stored";
+            return Err(Error::new(Kind::NotPermitted, text));
+        }
+        match file {
+            Some(file) if file.is_open() => Ok(self.attributes.draft(ino, file.draft.size(), file.since)),
+            _ => Ok(now),
+        }
+    }
+
+    /// Created through this mount a moment ago.
+    fn is_fresh(&self, ino: Ino) -> bool {
+        let Ok(Node::Image(id)) = self.node(ino) else { return false };
+        lock(&self.fresh).get(&id).is_some_and(|made| made.elapsed() < FRESH)
+    }
+
+    /// One close of one copy of a descriptor: the last chance to commit and to report an error. A
+    /// closing process that is killed meanwhile is let go.
+    ///
+    /// # Errors
+    /// Those of the upload; `Interrupted`.
+    pub async fn flush(
+        self: &Arc<Self>,
+        handle: HandleId,
+        closer: Closer,
+        process: impl Watch,
+    ) -> Result<()> {
+        let handle = self.handles.get(handle)?;
+        let Handle::Draft(DraftHandle { file, writer: Some(writer) }) = &*handle else { return Ok(()) };
+        file.failure()?;
+        if !file.is_open() {
+            return Ok(());
+        }
+        let facts = closing::File {
+            dirty: file.draft.is_dirty(),
+            recorded: file.is_recorded(),
+            container: {
+                let draft = Arc::clone(&file.draft);
+                blocking(move || draft.is_container()).await?
+            },
+        };
+        let decision = closing::on_flush(facts, writer.facts(), closer);
+        tracing::debug!(id = %file.id, ?facts, ?closer, ?decision, "flush");
+        match decision {
+            Decision::Nothing => Ok(()),
+            Decision::Reserve => self.reserve(file).await,
+            Decision::WhenGone => {
+                self.settle_when_gone(Arc::clone(file), process);
+                Ok(())
+            }
+            Decision::Abandon => {
+                self.abandon(file, "the process that wrote it was killed");
+                Ok(())
+            }
+            Decision::Commit => {
+                tokio::select! {
+                    committed = self.commit(file) => committed,
+                    () = process.killed() => {
+                        self.abandon(file, "the process that wrote it was killed during the upload");
+                        Err(Error::new(Kind::Interrupted, "killed during the upload"))
+                    }
+                }
+            }
+        }
+    }
+
+    /// The last copy of a descriptor is gone. What a FLUSH could not settle is settled here; nobody
+    /// hears of an error but the log and `.glancefs/errors`.
+    pub async fn release(self: &Arc<Self>, handle: HandleId) {
+        let Some(handle) = self.handles.remove(handle) else { return };
+        match &*handle {
+            Handle::Image { reader, .. } => reader.image().release(),
+            Handle::Draft(DraftHandle { file, writer: Some(writer) }) => {
+                if !file.remove_writer() || !file.is_open() {
+                    self.drop_ended(file);
+                    return;
+                }
+                let facts = writer.facts();
+                if facts.step == closing::Step::Only {
+                    self.settle(file).await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Commits or reserves without a program that waits for it.
+    async fn settle(self: &Arc<Self>, file: &Arc<DraftFile>) {
+        let settled = if file.draft.is_dirty() { self.commit(file).await } else { self.reserve(file).await };
+        if let Err(error) = settled {
+            warn!(name = file.name(), %error, "an upload failed after its file was closed");
+        } else if file.is_open() {
+            // A reservation that nobody is writing to any more.
+            file.end(Outcome::Committed);
+            let draft = Arc::clone(&file.draft);
+            let _ = blocking(move || {
+                draft.discard();
+                Ok(())
+            })
+            .await;
+        }
+        self.drop_ended(file);
+    }
+
+    fn drop_ended(&self, file: &Arc<DraftFile>) {
+        if !file.is_open() && !file.has_writers() {
+            lock(&self.drafts).remove(&file.id);
+        }
+    }
+
+    /// Waits for the end of a process that may go on with the file, then settles it.
+    fn settle_when_gone(self: &Arc<Self>, file: Arc<DraftFile>, process: impl Watch) {
+        if !file.begin_watch() {
+            return;
+        }
+        let fs = Arc::clone(self);
+        tokio::spawn(async move {
+            process.ended().await;
+            if file.is_open() && !file.has_writers() {
+                fs.settle(&file).await;
+            }
+        });
+    }
+
+    /// Creates the record of a file that has no data yet; its writer may still go on.
+    async fn reserve(&self, file: &Arc<DraftFile>) -> Result<()> {
+        let _one_at_a_time = file.committing.lock().await;
+        if file.is_recorded() || !file.is_open() {
+            return file.failure();
+        }
+        let reserved = file.draft.reserve().await;
+        let image = reserved.map_err(|error| self.failed(file, error))?;
+        file.set_recorded();
+        lock(&self.fresh).put(image.id.clone(), Instant::now());
+        let image = self.layers.catalog.learn(image);
+        info!(image = %image.id, name = file.name(), "reserved");
+        Ok(())
+    }
+
+    /// Makes a file an image.
+    async fn commit(&self, file: &Arc<DraftFile>) -> Result<()> {
+        let _one_at_a_time = file.committing.lock().await;
+        if !file.is_open() {
+            return file.failure();
+        }
+        let began = Instant::now();
+        let committed = file.draft.commit().await;
+        let image = committed.map_err(|error| self.failed(file, error))?;
+        lock(&self.fresh).put(image.id.clone(), Instant::now());
+        info!(image = %image.id, name = file.name(), bytes = image.size, took = ?began.elapsed(), "uploaded");
+        if image.id != file.id {
+            lock(&self.inodes).rebind(&file.id, &image.id);
+        }
+        let image = self.layers.catalog.learn(image);
+        file.end(Outcome::Committed);
+        let ino = lock(&self.inodes).number(&Node::Image(image.id.clone()));
+        let _ = self.invalidate.send(Invalidation::Data(ino));
+        if let Some(old) = file.draft.replaced() {
+            self.layers.catalog.forget(&old);
+            lock(&self.inodes).rebind(&old, &image.id);
+        }
+        self.drop_ended(file);
+        Ok(())
+    }
+
+    fn failed(&self, file: &DraftFile, error: Error) -> Error {
+        let text = format!("uploading {:?}: {error}", file.name());
+        warn!("{text}");
+        self.events.note(text);
+        file.end(Outcome::Failed(error.duplicate()));
+        error
+    }
+
+    fn abandon(&self, file: &Arc<DraftFile>, reason: &str) {
+        let text = format!("{:?} is not published: {reason}; its spool is kept", file.name());
+        warn!("{text}");
+        self.events.note(text);
+        file.draft.abandon(reason);
+        file.end(Outcome::Abandoned);
+        self.drop_ended(file);
+    }
+}
+
+fn still_open(file: &DraftFile) -> Result<()> {
+    if file.is_open() {
+        return Ok(());
+    }
+    file.failure()?;
+    Err(Error::new(Kind::NotPermitted, "the file was uploaded already: image data are immutable"))
+}

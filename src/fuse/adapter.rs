@@ -1,0 +1,525 @@
+//! `impl fuser::Filesystem`: each operation becomes one call of [`ImageFs`] and one reply.
+//!
+//! The call is polled once where the request was read. What needs no waiting is answered there, at
+//! twice the rate of a hand-off; anything else moves, with its reply, to the runtime, so that the
+//! threads that read requests never wait for the network or the disk.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+use tracing::{Instrument, debug, error, info, info_span};
+
+use super::convert::{GENERATION, file_attr, file_type, ino, open_mode};
+use super::errno::errno;
+use super::process::{self, ProcessWatch};
+use crate::error::{Error, Kind, Result};
+use crate::fs::{Attr, HandleId, ImageFs, Ino, NewAttributes, OpenMode, Opened};
+use crate::units::ByteRange;
+
+/// Reads the kernel may have under way for one mount (its default is 12): with 10 ms a request, 64
+/// gave 40 times the throughput of 4.
+const MAX_BACKGROUND: u16 = 64;
+
+/// The largest write request. The kernel's own limit is 1 MiB (256 pages) unless root raises it.
+const MAX_WRITE: u32 = 1024 * 1024;
+
+/// The filesystem that the kernel talks to.
+pub(super) struct Adapter {
+    fs: Arc<ImageFs>,
+    runtime: tokio::runtime::Handle,
+    /// How long an operation on metadata may take.
+    deadline: Duration,
+    /// Told when the kernel has ended the mount.
+    ended: Option<Sender<()>>,
+}
+
+impl Adapter {
+    pub(super) fn new(
+        fs: Arc<ImageFs>,
+        runtime: tokio::runtime::Handle,
+        deadline: Duration,
+        ended: Sender<()>,
+    ) -> Self {
+        Self { fs, runtime, deadline, ended: Some(ended) }
+    }
+
+    /// Runs an operation on metadata, within the deadline.
+    fn answer<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        file: INodeNo,
+        call: impl Future<Output = Result<T>> + Send + 'static,
+        reply: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        let deadline = self.deadline;
+        let within = async move {
+            tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
+                Err(Error::new(Kind::TimedOut, format!("no answer within {} s", deadline.as_secs())))
+            })
+        };
+        self.answer_in_its_time(operation, file, within, reply);
+    }
+
+    /// Runs an operation whose deadline is on progress and lies in the layers below.
+    fn answer_in_its_time<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        file: INodeNo,
+        call: impl Future<Output = Result<T>> + Send + 'static,
+        reply: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        let span = info_span!("fuse", operation, ino = file.0);
+        let whole = async move {
+            let result = call.await;
+            if let Err(error) = &result {
+                debug!(%error, "failed");
+            }
+            reply(result);
+        };
+        let mut whole = Box::pin(whole.instrument(span));
+        let _runtime = self.runtime.enter();
+        let mut nobody = Context::from_waker(Waker::noop());
+        match std::panic::catch_unwind(AssertUnwindSafe(|| whole.as_mut().poll(&mut nobody))) {
+            Ok(Poll::Ready(())) => {}
+            Ok(Poll::Pending) => {
+                self.runtime.spawn(whole);
+            }
+            // The reply was dropped on the way, which answers EIO.
+            Err(_) => error!(operation, "a defect of glancefs: the operation panicked"),
+        }
+    }
+}
+
+fn handle(number: FileHandle) -> HandleId {
+    HandleId(number.0)
+}
+
+fn fopen_flags(opened: Opened) -> FopenFlags {
+    if opened.direct_io { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE }
+}
+
+fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr>) {
+    move |result| match result {
+        Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_open(reply: ReplyOpen) -> impl FnOnce(Result<Opened>) {
+    move |result| match result {
+        Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen_flags(opened)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty) -> impl FnOnce(Result<()>) {
+    move |result| match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// `size` 0 asks how long the value is.
+fn reply_xattr(reply: ReplyXattr, size: u32) -> impl FnOnce(Result<Vec<u8>>) {
+    move |result| match result {
+        // Values have at most 64 KiB.
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is an improvement that the mount works without.
+        for wanted in [
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+        ] {
+            if let Err(missing) = config.add_capabilities(wanted) {
+                info!(?missing, "the kernel lacks a capability");
+            }
+        }
+        // The kernel takes the nearest it can.
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            // Nobody waits any more when the program is ending anyway.
+            let _ = ended.send(());
+        }
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        let call = async move { fs.lookup(ino(parent), &name).await };
+        self.answer("lookup", parent, call, move |result| match result {
+            Ok(entry) => {
+                reply.entry_with_ttls(&entry.attr.ttl, &entry.ttl, &file_attr(&entry.attr), GENERATION)
+            }
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn forget(&self, _request: &Request, number: INodeNo, lookups: u64) {
+        self.fs.forget(ino(number), lookups);
+    }
+
+    fn getattr(&self, _request: &Request, number: INodeNo, open: Option<FileHandle>, reply: ReplyAttr) {
+        let fs = Arc::clone(&self.fs);
+        let call = async move { fs.getattr(ino(number), open.map(handle)).await };
+        self.answer("getattr", number, call, reply_attr(reply));
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        open: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let times = atime.is_some() || mtime.is_some();
+        // The mask leaves what fits 16 bits.
+        let mode = mode.map(|mode| (mode & 0o7777) as u16);
+        let new = NewAttributes { size, mode, uid, gid, times };
+        let fs = Arc::clone(&self.fs);
+        let call = async move { fs.setattr(ino(number), open.map(handle), new).await };
+        self.answer("setattr", number, call, reply_attr(reply));
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn mknod(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        let call = async move { fs.unlink(ino(parent), &name).await };
+        self.answer("unlink", parent, call, reply_empty(reply));
+    }
+
+    fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let keep_existing = flags == RenameFlags::RENAME_NOREPLACE;
+        if !keep_existing && !flags.is_empty() {
+            reply.error(Errno::EINVAL);
+            return;
+        }
+        let (fs, name, new_name) = (Arc::clone(&self.fs), name.to_owned(), new_name.to_owned());
+        let call =
+            async move { fs.rename(ino(parent), &name, ino(new_parent), &new_name, keep_existing).await };
+        self.answer("rename", parent, call, reply_empty(reply));
+    }
+
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, mode) = (Arc::clone(&self.fs), open_mode(flags));
+        let opener = if mode.write { process::thread_group(request.pid()) } else { None };
+        let call = async move { fs.open(ino(number), mode, opener).await };
+        self.answer("open", number, call, reply_open(reply));
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
+        let mode: OpenMode = open_mode(OpenFlags(flags));
+        let opener = process::thread_group(request.pid());
+        let call = async move { fs.create(ino(parent), &name, mode, opener).await };
+        self.answer("create", parent, call, move |result| match result {
+            Ok((entry, opened)) => {
+                let (number, flags) = (FileHandle(opened.handle.0), fopen_flags(opened));
+                reply.created(&entry.ttl, &file_attr(&entry.attr), GENERATION, number, flags);
+            }
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        open: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        let range = ByteRange::at(offset, u64::from(size));
+        let call = async move { fs.read(handle(open), range).await };
+        self.answer_in_its_time("read", number, call, move |result| match result {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        open: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (fs, data) = (Arc::clone(&self.fs), Bytes::copy_from_slice(data));
+        let call = async move { fs.write(handle(open), offset, data).await };
+        self.answer_in_its_time("write", number, call, move |result| match result {
+            // A request has at most 16 MiB.
+            Ok(written) => reply.written(written as u32),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        open: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let open = handle(open);
+        if !self.fs.is_written(open) {
+            reply.ok();
+            return;
+        }
+        let closer = process::closer(request.pid(), ino(number));
+        let watch = ProcessWatch::new(request.pid(), &closer);
+        let fs = Arc::clone(&self.fs);
+        let call = async move { fs.flush(open, closer, watch).await };
+        self.answer_in_its_time("flush", number, call, reply_empty(reply));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        open: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        let call = async move {
+            fs.release(handle(open)).await;
+            Ok(())
+        };
+        self.answer_in_its_time("release", number, call, reply_empty(reply));
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        open: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        let call = async move { fs.fsync(handle(open)).await };
+        self.answer_in_its_time("fsync", number, call, reply_empty(reply));
+    }
+
+    fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let fs = Arc::clone(&self.fs);
+        let call = async move { fs.opendir(ino(number)).await };
+        self.answer("opendir", number, call, move |result| match result {
+            Ok(open) => reply.opened(FileHandle(open.0), FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        open: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        for position in offset.. {
+            let entry = match self.fs.dir_entry(handle(open), position) {
+                Ok(None) => break,
+                Ok(Some(entry)) => entry,
+                Err(error) => return reply.error(errno(&error)),
+            };
+            if reply.add(INodeNo(entry.ino.0), position + 1, file_type(entry.kind), &*entry.name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        open: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        for position in offset.. {
+            let listed = match self.fs.dir_entry(handle(open), position) {
+                Ok(None) => break,
+                Ok(Some(listed)) => listed,
+                Err(error) => return reply.error(errno(&error)),
+            };
+            // What vanished since the directory was opened is left out.
+            let Ok(entry) = self.fs.enter_listed(&listed) else { continue };
+            let attr = file_attr(&entry.attr);
+            if reply.add(attr.ino, position + 1, &*listed.name, &entry.ttl, &attr, GENERATION) {
+                self.fs.forget(Ino(attr.ino.0), 1);
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        open: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.releasedir(handle(open));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, number: INodeNo, reply: ReplyStatfs) {
+        const UNIT: u32 = 4096;
+        let fs = Arc::clone(&self.fs);
+        let call = async move { Ok(fs.statfs().await) };
+        self.answer("statfs", number, call, move |result| match result {
+            Ok(figures) => {
+                let blocks = |bytes: u64| bytes / u64::from(UNIT);
+                let (total, free) = (blocks(figures.total), blocks(figures.free));
+                reply.statfs(total, free, free, figures.files, 0, UNIT, 255, UNIT);
+            }
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let Some(name) = name.to_str().map(str::to_owned) else {
+            reply.error(Errno::ENODATA);
+            return;
+        };
+        let fs = Arc::clone(&self.fs);
+        let call = async move { fs.getxattr(ino(number), &name).await };
+        self.answer("getxattr", number, call, reply_xattr(reply, size));
+    }
+
+    fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let fs = Arc::clone(&self.fs);
+        let call = async move { fs.listxattr(ino(number)).await };
+        self.answer("listxattr", number, call, reply_xattr(reply, size));
+    }
+
+    fn removexattr(&self, _request: &Request, _number: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _open: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output: u32,
+        reply: ReplyIoctl,
+    ) {
+        // `qemu-img info` asks for FS_IOC_FSGETXATTR, block tools for BLKSSZGET: not here.
+        reply.error(Errno::ENOTTY);
+    }
+}

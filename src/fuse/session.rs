@@ -1,0 +1,185 @@
+//! One mount in the kernel: builds the layers, mounts, and ends cleanly.
+
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fuser::{BackgroundSession, MountOption, SessionACL};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::mount::UnmountFlags;
+use tracing::{debug, info, warn};
+
+use super::adapter::Adapter;
+use super::invalidate;
+use crate::auth::Auth;
+use crate::cache::Cache;
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::fs::{ImageFs, Layers};
+use crate::glance::{Glance, ImageService};
+use crate::source::Sources;
+use crate::write::Uploads;
+
+/// Threads that read requests from the kernel, each with a descriptor of its own: two had the best
+/// throughput on 2 and on 4 cores (`docs/design.md`, "Concurrency").
+const REQUEST_THREADS: usize = 2;
+
+/// What root makes the kernel read ahead on this mount, in KiB; its default of 128 KiB makes a
+/// sequential reader wait for 23 MB/s where a request takes 10 ms.
+const KERNEL_READ_AHEAD_KIB: u32 = 4096;
+
+/// How long `finish` lets the layers write out what has to survive.
+const FINISH: Duration = Duration::from_secs(10);
+
+/// A mount that the kernel has accepted.
+pub struct Session {
+    mountpoint: PathBuf,
+    /// Never dropped: fuser would unmount the path once more, which may be another mount by then.
+    _background: ManuallyDrop<BackgroundSession>,
+    ended: Mutex<Receiver<()>>,
+    has_ended: AtomicBool,
+    cache: Cache,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Session {
+    /// Builds every layer, does the first listing and mounts; returns when the kernel has finished
+    /// INIT.
+    ///
+    /// # Errors
+    /// Those of the login, the cache and spool folders, the first listing and mount(2).
+    pub fn start(config: &Config, runtime: &tokio::runtime::Runtime) -> Result<Self> {
+        let cache = Cache::open(&config.cache, runtime.handle().clone())?;
+        let (fs, catalog) = runtime.block_on(layers(config, cache.clone()))?;
+        let (ended_sender, ended) = channel();
+        let listings = catalog.subscribe();
+        let operations = fs.subscribe();
+        let adapter =
+            Adapter::new(Arc::clone(&fs), runtime.handle().clone(), config.http.timeout, ended_sender);
+        let session = fuser::Session::new(adapter, &config.mountpoint, &mount_options(config, &catalog));
+        let session = session.map_err(|error| cannot_mount(&config.mountpoint, error))?;
+        let background = session.spawn().map_err(|error| cannot_mount(&config.mountpoint, error))?;
+        runtime.spawn(invalidate::run(fs, background.notifier(), listings, operations));
+        raise_read_ahead(&config.mountpoint);
+        Ok(Self {
+            mountpoint: config.mountpoint.clone(),
+            _background: ManuallyDrop::new(background),
+            ended: Mutex::new(ended),
+            has_ended: AtomicBool::new(false),
+            cache,
+            runtime: runtime.handle().clone(),
+        })
+    }
+
+    /// Blocks until the kernel has ended the mount, by `stop` or from outside.
+    pub fn wait(&self) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        // A sender that is gone has ended as well.
+        let _ = ended.recv();
+        self.has_ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Unmounts lazily: programs that have files open keep them, new ones find nothing.
+    pub fn stop(&self) {
+        if self.has_ended.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Err(error) = detach(&self.mountpoint) {
+            warn!(%error, "cannot unmount");
+        }
+    }
+
+    /// After `wait`: writes out what has to survive, within bounds.
+    pub fn finish(self) {
+        let done =
+            self.runtime.block_on(async { tokio::time::timeout(FINISH, self.cache.shut_down()).await });
+        if done.is_err() {
+            warn!("the cache took too long to write out its state: some blocks will be fetched again");
+        }
+    }
+}
+
+async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>)> {
+    let auth = Auth::connect(&config.auth, &config.http).await?;
+    let service: Arc<dyn ImageService> = Arc::new(Glance::new(auth, &config.http)?);
+    let saved_at = cache.catalog_file(service.cloud_key(), service.project_id());
+    let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), saved_at));
+    let sources = Sources::new(Arc::clone(&service), &config.http);
+    let uploads = Uploads::open(&config.spool, Arc::clone(&service), cache.clone())?;
+    catalog.start().await?;
+    let layers = Layers { service, catalog: Arc::clone(&catalog), cache, sources, uploads };
+    Ok((ImageFs::new(layers, config.access.clone()), catalog))
+}
+
+fn mount_options(config: &Config, catalog: &Catalog) -> fuser::Config {
+    let mut options = fuser::Config::default();
+    let cloud = catalog.cloud_key();
+    options.mount_options = vec![
+        // Shown by `mount` and `df`. A comma would begin another mount option.
+        MountOption::FSName(cloud.replace([',', '\\'], "_")),
+        // The direct mount(2) of fuser drops `Subtype`; with this /proc/mounts says fuse.glancefs.
+        MountOption::CUSTOM("subtype=glancefs".to_owned()),
+        MountOption::NoAtime,
+    ];
+    if config.access.read_only {
+        options.mount_options.push(MountOption::RO);
+    }
+    if config.access.allow_other {
+        // Everybody gets in, so the kernel has to check modes and owners.
+        options.mount_options.push(MountOption::DefaultPermissions);
+        options.acl = SessionACL::All;
+    }
+    options.n_threads = Some(REQUEST_THREADS);
+    options.clone_fd = true;
+    options
+}
+
+fn cannot_mount(mountpoint: &Path, error: std::io::Error) -> Error {
+    let cure = match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV) => "is /dev/fuse there? try: modprobe fuse",
+        Some(libc::EPERM | libc::EACCES) => {
+            "are /dev/fuse and fusermount3 (package fuse3) usable by this user?"
+        }
+        _ => "is the mount point a directory that this user may mount on?",
+    };
+    Error::new(Kind::Io, format!("cannot mount on {}; {cure}", mountpoint.display())).with_source(error)
+}
+
+/// Unmounts lazily, as root by itself, else through fusermount3.
+///
+/// # Errors
+/// `Io` with what umount2(2) or fusermount3 said.
+pub fn detach(mountpoint: &Path) -> Result<()> {
+    let failed = |error| Error::io(format!("unmounting {}", mountpoint.display()), error);
+    match rustix::mount::unmount(mountpoint, UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => {
+            let mut command = Command::new("fusermount3");
+            command.arg("-uz").arg("--").arg(mountpoint).stdin(Stdio::null()).stdout(Stdio::null());
+            let output = command.output().map_err(failed)?;
+            if output.status.success() {
+                return Ok(());
+            }
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(failed(std::io::Error::other(said)))
+        }
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Lets the kernel read ahead further on this mount; only root may, and it works without.
+fn raise_read_ahead(mountpoint: &Path) {
+    // Answered from what INIT left in the kernel, not by a request to ourselves.
+    let known = statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+    let Ok(known) = known.inspect_err(|error| debug!(%error, "which device is the mount?")) else { return };
+    let knob = format!("/sys/class/bdi/{}:{}/read_ahead_kb", known.stx_dev_major, known.stx_dev_minor);
+    match std::fs::write(&knob, KERNEL_READ_AHEAD_KIB.to_string()) {
+        Ok(()) => info!(kib = KERNEL_READ_AHEAD_KIB, "the kernel reads ahead"),
+        Err(error) => info!(%error, "the kernel's read-ahead stays at 128 KiB: only root can raise it"),
+    }
+}

@@ -1,0 +1,182 @@
+//! An image service in memory, for tests of the layers above: what Glance does, without HTTP.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+
+use super::{Change, Download, Image, ImageService, NewImage, NextPage, OpenBody, Page, Schema};
+use crate::error::{Error, Kind, Result};
+use crate::units::{ByteRange, ImageId};
+
+/// The project that owns what is created.
+pub(crate) const PROJECT: &str = "ours";
+
+/// Records and data by id.
+#[derive(Default)]
+pub(crate) struct FakeService {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) records: BTreeMap<ImageId, Value>,
+    pub(crate) data: BTreeMap<ImageId, Vec<u8>>,
+    created: i64,
+}
+
+fn missing(id: &ImageId) -> Error {
+    Error::new(Kind::NotFound, format!("no image {id}"))
+}
+
+fn parsed(record: &Value) -> Result<Image> {
+    Image::from_record(&record.to_string())
+}
+
+impl FakeService {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// An active image appears, as another client's.
+    pub(crate) fn add(&self, name: &str, data: &[u8]) -> ImageId {
+        let id = ImageId::generate();
+        let mut state = self.state();
+        state.insert(&id, &json!({ "name": name, "disk_format": "raw", "container_format": "bare" }));
+        state.fill(&id, data.to_vec());
+        id
+    }
+}
+
+impl State {
+    fn insert(&mut self, id: &ImageId, body: &Value) {
+        self.created += 1;
+        let at = jiff::Timestamp::from_second(1_700_000_000 + self.created).unwrap().to_string();
+        let mut record = json!({
+            "id": id.as_str(), "name": null, "status": "queued", "owner": PROJECT, "visibility": "private",
+            "protected": false, "size": null, "checksum": null, "os_hash_algo": null, "os_hash_value": null,
+            "created_at": at, "updated_at": at, "tags": [], "disk_format": null, "container_format": null,
+        });
+        for (key, value) in body.as_object().into_iter().flatten() {
+            record[key] = value.clone();
+        }
+        self.records.insert(id.clone(), record);
+    }
+
+    fn fill(&mut self, id: &ImageId, data: Vec<u8>) {
+        let record = self.records.get_mut(id).unwrap();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, &data);
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        record["status"] = "active".into();
+        record["size"] = data.len().into();
+        record["os_hash_algo"] = "sha512".into();
+        record["os_hash_value"] = hex.into();
+        self.data.insert(id.clone(), data);
+    }
+}
+
+impl ImageService for FakeService {
+    fn cloud_key(&self) -> &str {
+        "fake"
+    }
+
+    fn project_id(&self) -> Option<&str> {
+        Some(PROJECT)
+    }
+
+    /// One page holds everything.
+    fn list<'a>(&'a self, _limit: u32, _next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
+        let images = self.state().records.values().map(|record| parsed(record).unwrap()).collect();
+        async move { Ok(Page { images, next: None }) }.boxed()
+    }
+
+    fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>> {
+        let state = self.state();
+        let found = state.records.values().filter(|record| record["name"] == *name);
+        let found: Result<Vec<_>> = found.map(parsed).collect();
+        async move { found }.boxed()
+    }
+
+    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
+        let image = self.state().records.get(id).ok_or_else(|| missing(id)).and_then(parsed);
+        async move { image }.boxed()
+    }
+
+    fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
+        let attributes = ["id", "name", "status", "size", "tags"].map(Box::from).into();
+        async move { Ok(Schema { attributes }) }.boxed()
+    }
+
+    fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
+        let mut state = self.state();
+        let created = if state.records.contains_key(&image.id) {
+            Err(Error::new(Kind::Exists, "the id is taken"))
+        } else {
+            let body = json!({
+                "name": image.name, "disk_format": image.disk_format, "container_format": image.container_format,
+            });
+            state.insert(&image.id, &body);
+            parsed(&state.records[&image.id])
+        };
+        async move { created }.boxed()
+    }
+
+    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
+        let body = open();
+        async move {
+            let data: Vec<Bytes> = body.try_collect().await.map_err(|error| Error::io("the body", error))?;
+            let data = data.concat();
+            if data.len() as u64 != size {
+                return Err(Error::new(Kind::Invalid, "size mismatch"));
+            }
+            let mut state = self.state();
+            let record = state.records.get(id).ok_or_else(|| missing(id))?;
+            if record["status"] != "queued" {
+                return Err(Error::new(Kind::Busy, "not queued"));
+            }
+            state.fill(id, data);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
+        let mut state = self.state();
+        let updated = state.records.get_mut(id).ok_or_else(|| missing(id)).and_then(|record| {
+            for change in changes {
+                match change {
+                    Change::Set { key, value } => record[key] = value.clone(),
+                    Change::Remove { key } => {
+                        record.as_object_mut().unwrap().remove(key);
+                    }
+                }
+            }
+            parsed(record)
+        });
+        async move { updated }.boxed()
+    }
+
+    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
+        let mut state = self.state();
+        state.data.remove(id);
+        let deleted = state.records.remove(id).map(drop).ok_or_else(|| missing(id));
+        async move { deleted }.boxed()
+    }
+
+    fn download<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        range: Option<ByteRange>,
+    ) -> BoxFuture<'a, Result<Download>> {
+        let download = self.state().data.get(id).ok_or_else(|| missing(id)).map(|data| {
+            let range = range.unwrap_or(ByteRange::new(0, size));
+            let bytes = Bytes::copy_from_slice(&data[range.start as usize..range.end as usize]);
+            Download { range, chunks: stream::iter([Ok(bytes)]).boxed() }
+        });
+        async move { download }.boxed()
+    }
+}
