@@ -88,7 +88,7 @@ impl ImageFs {
             let _no_commit_meanwhile = file.committing.lock().await;
             if file.is_open() {
                 file.end(Outcome::Abandoned);
-                let draft = Arc::clone(&file.draft);
+                let draft = file.draft();
                 super::write::blocking(move || {
                     draft.discard();
                     Ok(())

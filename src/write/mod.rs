@@ -97,8 +97,8 @@ impl Draft {
         unimplemented!()
     }
 
-    /// The image that a commit replaced and removed.
-    pub fn replaced(&self) -> Option<ImageId> {
+    /// What went wrong after the image was active (the replaced one could not be deleted).
+    pub fn warning(&self) -> Option<String> {
         unimplemented!()
     }
 
