@@ -1,7 +1,6 @@
 //! Renaming and removing images.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 
 use serde_json::Value;
 use tracing::info;
