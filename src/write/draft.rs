@@ -16,24 +16,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
-use super::folder::DraftId;
-use super::journal::{Durability, Journal, Record, Step};
+use super::commit::{Commit, Ending, Goal, settle};
+use super::journal::{Durability, Journal, JournalFile, Record};
 use super::spool::Spool;
-use super::store::content_identity;
-use super::upload::{Upload, blocking};
 use super::{Intent, Shared};
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Change, Image};
+use crate::glance::Image;
 use crate::units::{ByteRange, ImageId};
 
 /// How long a commit waits for writes under way: they are local, so only a failing disk takes longer.
 const QUIET_PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long a commit waits for the cache to take the spool file over; it goes on by itself after.
-const ADOPT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A file being written, not yet an image. All methods but `reserve` and `commit` are short local
 /// file operations that may block on the disk: call them from a thread that may.
@@ -43,57 +37,37 @@ pub struct Draft {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    shared: Arc<Shared>,
-    id: DraftId,
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
+    pub(super) journal_file: Arc<JournalFile>,
     state: Mutex<State>,
     /// Told whenever the last access under way has ended.
     quiet: Notify,
-    sent: Arc<AtomicU64>,
+    pub(super) sent: Arc<AtomicU64>,
 }
 
-struct State {
-    phase: Phase,
+pub(super) struct State {
+    pub(super) phase: Phase,
     /// `None` once the file has gone to the cache, or was given up.
-    spool: Option<Arc<Spool>>,
+    pub(super) spool: Option<Arc<Spool>>,
     /// Reads and writes under way.
     accesses: usize,
-    dirty: bool,
+    pub(super) dirty: bool,
     /// A write or truncation that failed, and where: what is there is not what the program wrote.
-    damage: Option<(ByteRange, Error)>,
-    journal: Journal,
-    replaces: Option<Image>,
+    pub(super) damage: Option<(ByteRange, Error)>,
+    pub(super) journal: Journal,
+    pub(super) replaces: Option<Image>,
     /// What the program asked for while a commit was running.
-    ending: Option<Ending>,
+    pub(super) ending: Option<Ending>,
     /// What went wrong after the image was active.
-    warning: Option<String>,
+    pub(super) warning: Option<String>,
 }
 
-enum Phase {
+pub(super) enum Phase {
     Open,
     Committing(Commit),
     Committed(Box<Image>),
     Closed,
-}
-
-/// A commit under way: how to wait for it, and how to end it.
-#[derive(Clone)]
-struct Commit {
-    outcome: watch::Receiver<Option<Arc<Result<Image>>>>,
-    cancel: CancellationToken,
-}
-
-enum Ending {
-    Abandon(String),
-    Discard,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goal {
-    /// A record without data.
-    Reserve,
-    /// An active image.
-    Publish,
 }
 
 impl Draft {
@@ -107,8 +81,8 @@ impl Draft {
         journal.replaces = intent.replaces.as_ref().map(|old| old.id.clone());
         journal.cloud = shared.store.cloud_key().to_owned();
         journal.project = shared.store.project_id().map(str::to_owned);
-        let id = spool.id();
-        journal.store(&shared.folder, id, Durability::Relaxed).inspect_err(|_| shared.folder.remove(id))?;
+        let file = Arc::new(JournalFile::new(shared.folder.clone(), spool.id()));
+        file.store(Durability::Relaxed, || Some(journal.clone())).inspect_err(|_| file.remove())?;
         let state = State {
             phase: Phase::Open,
             spool: Some(Arc::new(spool)),
@@ -120,8 +94,13 @@ impl Draft {
             ending: None,
             warning: None,
         };
-        let inner =
-            Inner { shared, id, state: Mutex::new(state), quiet: Notify::new(), sent: Arc::default() };
+        let inner = Inner {
+            shared,
+            journal_file: file,
+            state: Mutex::new(state),
+            quiet: Notify::new(),
+            sent: Arc::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -220,31 +199,17 @@ impl Draft {
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn sync(&self) -> Result<()> {
-        let (spool, mut journal, committing) = {
-            let state = self.inner.lock();
-            let Some(spool) = state.spool.clone() else { return Ok(()) };
-            (spool, state.journal.clone(), matches!(state.phase, Phase::Committing(_)))
-        };
+        let Some(spool) = self.inner.lock().spool.clone() else { return Ok(()) };
         spool.sync()?;
-        if committing {
-            // The upload writes the journal now; an older state must not replace a newer one.
-            return Ok(());
-        }
-        journal.size = spool.size()?;
-        journal.store(&self.inner.shared.folder, self.inner.id, Durability::Durable)
+        let size = spool.size()?;
+        self.inner.store_while_open(Durability::Durable, size)
     }
 
     /// The name under which it will be created; a rename before the commit is local, one during
-    /// the commit is sent after it.
+    /// the commit is sent after it. After the commit it has no effect: rename the image.
     pub fn rename(&self, name: String) {
-        let journal = {
-            let mut state = self.inner.lock();
-            state.journal.name = name;
-            matches!(state.phase, Phase::Open).then(|| state.journal.clone())
-        };
-        if let Some(journal) = journal
-            && let Err(error) = journal.store(&self.inner.shared.folder, self.inner.id, Durability::Relaxed)
-        {
+        self.inner.lock().journal.name = name;
+        if let Err(error) = self.inner.store_while_open(Durability::Relaxed, self.size()) {
             tracing::warn!(%error, "the journal of a draft keeps its old name");
         }
     }
@@ -320,34 +285,11 @@ impl Draft {
             _ => {}
         }
         let Some(spool) = state.spool.clone() else { return Err(closed()) };
-        let (told, outcome) = watch::channel(None);
-        let commit = Commit { outcome, cancel: CancellationToken::new() };
+        let (commit, running) = Commit::begin();
         state.phase = Phase::Committing(commit.clone());
         drop(state);
-        let (inner, cancel) = (self.inner.clone(), commit.cancel.clone());
-        tokio::spawn(async move {
-            let outcome = inner.run(goal, spool, cancel).await;
-            // Without anybody who waits, the outcome is in the log and in the journal.
-            told.send_replace(Some(Arc::new(outcome)));
-        });
+        tokio::spawn(running.run(self.inner.clone(), goal, spool));
         Ok(commit)
-    }
-}
-
-impl Commit {
-    fn done(image: Image) -> Self {
-        let (_, outcome) = watch::channel(Some(Arc::new(Ok(image))));
-        Self { outcome, cancel: CancellationToken::new() }
-    }
-
-    async fn wait(mut self) -> Result<Image> {
-        let stopped = |_| Error::new(Kind::Interrupted, "glancefs is shutting down");
-        let outcome = self.outcome.wait_for(Option::is_some).await.map_err(stopped)?;
-        match outcome.as_deref() {
-            Some(Ok(image)) => Ok(image.clone()),
-            Some(Err(error)) => Err(error.duplicate()),
-            None => Err(Error::new(Kind::Interrupted, "glancefs is shutting down")),
-        }
     }
 }
 
@@ -362,9 +304,30 @@ impl State {
     }
 }
 
+impl State {
+    /// Lets go of the file, for good; accesses under way end by themselves.
+    pub(super) fn close(&mut self) -> Option<Arc<Spool>> {
+        self.phase = Phase::Closed;
+        self.dirty = false;
+        self.spool.take()
+    }
+}
+
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the journal, unless an upload does: that one knows the later state.
+    fn store_while_open(&self, durability: Durability, size: u64) -> Result<()> {
+        self.journal_file.store(durability, || {
+            let mut state = self.lock();
+            if !matches!(state.phase, Phase::Open) {
+                return None;
+            }
+            state.journal.size = size;
+            Some(state.journal.clone())
+        })
     }
 
     /// Begins a read or a write of the spool file, if the phase allows it.
@@ -390,8 +353,32 @@ impl Inner {
         Ok(Access { inner: self, spool })
     }
 
+    /// Ends the draft for good: at once, or as soon as the commit under way has failed.
+    fn end(&self, ending: Ending) {
+        let (journal, spool) = {
+            let mut state = self.lock();
+            match &state.phase {
+                Phase::Open => {}
+                Phase::Committing(commit) => {
+                    commit.cancel();
+                    // What was asked for last counts, but a discarded file stays discarded.
+                    if !matches!(state.ending, Some(Ending::Discard)) {
+                        state.ending = Some(ending);
+                    }
+                    return;
+                }
+                Phase::Committed(_) | Phase::Closed => return,
+            }
+            let spool = state.close();
+            (state.journal.clone(), spool)
+        };
+        if let Err(error) = settle(&self.journal_file, journal, spool, ending) {
+            tracing::warn!(%error, "the journal of an abandoned draft could not be written");
+        }
+    }
+
     /// Waits until no read or write is under way; false when that takes too long.
-    async fn quiet(&self) -> bool {
+    pub(super) async fn quiet(&self) -> bool {
         let waiting = async {
             loop {
                 let told = self.quiet.notified();
@@ -402,180 +389,6 @@ impl Inner {
             }
         };
         tokio::time::timeout(QUIET_PATIENCE, waiting).await.is_ok()
-    }
-
-    /// The whole way to an image or a record; then the draft's next phase.
-    async fn run(&self, goal: Goal, spool: Arc<Spool>, cancel: CancellationToken) -> Result<Image> {
-        let mut upload = match self.prepare(goal, spool, cancel).await {
-            Ok(upload) => upload,
-            Err(error) => return Err(self.failed(None, error).await),
-        };
-        let outcome = match goal {
-            Goal::Publish => upload.publish().await,
-            Goal::Reserve => upload.reserve().await,
-        };
-        match outcome {
-            Ok(image) => Ok(self.succeeded(goal, upload, image).await),
-            Err(error) => Err(self.failed(Some(upload), error).await),
-        }
-    }
-
-    async fn prepare(&self, goal: Goal, spool: Arc<Spool>, cancel: CancellationToken) -> Result<Upload> {
-        if !self.quiet().await {
-            return Err(Error::new(Kind::TimedOut, "a write to the spool does not end"));
-        }
-        let size = {
-            let spool = spool.clone();
-            blocking(move || spool.size()).await?
-        };
-        let state = self.lock();
-        // Looked at only now that no write is under way.
-        if let Some((_, error)) = &state.damage {
-            return Err(error.duplicate().context("nothing is uploaded, because a write failed"));
-        }
-        if goal == Goal::Reserve && (state.dirty || size > 0) {
-            return Err(Error::new(Kind::Invalid, "data were written: commit them"));
-        }
-        Ok(Upload {
-            shared: self.shared.clone(),
-            spool,
-            size,
-            replaces: state.replaces.clone().filter(|_| goal == Goal::Publish),
-            sent: self.sent.clone(),
-            cancel,
-            journal: state.journal.clone(),
-        })
-    }
-
-    /// The image is active and proven (or the record reserved): the spool goes to the cache.
-    async fn succeeded(&self, goal: Goal, upload: Upload, mut image: Image) -> Image {
-        let warning = upload.replace_old(&image).await;
-        let renamed = Some(self.lock().journal.name.clone()).filter(|name| *name != upload.journal.name);
-        if let Some(name) = renamed {
-            let change = Change::Set { key: "name".to_owned(), value: name.into() };
-            match self.shared.store.update(&image.id, &[change]).await {
-                Ok(record) => image = record,
-                Err(error) => tracing::warn!(image = %image.id, %error, "the image keeps its old name"),
-            }
-        }
-        if let Some(warning) = &warning {
-            tracing::warn!("{warning}");
-        }
-        let Upload { mut journal, spool, .. } = upload;
-        drop(spool);
-        {
-            let mut state = self.lock();
-            state.phase = Phase::Committed(Box::new(image.clone()));
-            state.dirty = false;
-            state.warning = warning;
-            // With the last reference the lock goes: the cache may want its own.
-            state.spool = None;
-        }
-        // A cache may punch holes into the file, which readers through us would take for zeros.
-        let quiet = self.quiet().await;
-        let store = &self.shared.store;
-        let identity = content_identity(&image, store.cloud_key(), store.project_id())
-            .filter(|_| quiet && goal == Goal::Publish);
-        journal.step = Step::Done;
-        let (shared, id) = (self.shared.clone(), self.id);
-        let cleaning = tokio::task::spawn_blocking(move || {
-            // A crash before the last line leaves a finished journal, whose rests are removed later.
-            if let Err(error) = journal.store(&shared.folder, id, Durability::Relaxed) {
-                tracing::warn!(%error, "the journal of a finished upload could not be written");
-            }
-            if let Some(identity) = identity
-                && let Err(error) = shared.keeper.adopt(&identity, &shared.folder.data_path(id))
-            {
-                tracing::warn!(image = %identity.image, %error, "the cache did not take the uploaded file");
-            }
-            shared.folder.remove(id);
-        });
-        // Its result is nobody's concern, and it goes on when it takes longer.
-        let _ = tokio::time::timeout(ADOPT_PATIENCE, cleaning).await;
-        image
-    }
-
-    /// Keeps the spool, notes why, and opens the draft again unless it was given up meanwhile.
-    async fn failed(&self, upload: Option<Upload>, error: Error) -> Error {
-        let (journal, ending) = {
-            let mut state = self.lock();
-            if let Some(Upload { mut journal, .. }) = upload {
-                // The upload does not know of a rename meanwhile.
-                journal.name = std::mem::take(&mut state.journal.name);
-                state.journal = journal;
-            }
-            state.journal.set_failure(Some(&error.to_string()));
-            let ending = state.ending.take();
-            state.phase = Phase::Open;
-            (state.journal.clone(), ending)
-        };
-        tracing::warn!(name = ?journal.name, image = %journal.image, %error, "an upload failed");
-        let (shared, id) = (self.shared.clone(), self.id);
-        let noted = match ending {
-            None => blocking(move || journal.store(&shared.folder, id, Durability::Durable)).await,
-            Some(ending) => {
-                let closed = self.close();
-                blocking(move || settle(&shared, id, journal, closed, ending)).await
-            }
-        };
-        if let Err(error) = noted {
-            tracing::warn!(%error, "the journal of a failed upload could not be written");
-        }
-        error
-    }
-
-    /// Ends the draft for good: at once, or as soon as the commit under way has failed.
-    fn end(&self, ending: Ending) {
-        let journal = {
-            let mut state = self.lock();
-            match &state.phase {
-                Phase::Open => state.journal.clone(),
-                Phase::Committing(commit) => {
-                    commit.cancel.cancel();
-                    // What was asked for last counts, but a discarded file stays discarded.
-                    if !matches!(state.ending, Some(Ending::Discard)) {
-                        state.ending = Some(ending);
-                    }
-                    return;
-                }
-                Phase::Committed(_) | Phase::Closed => return,
-            }
-        };
-        let spool = self.close();
-        if let Err(error) = settle(&self.shared, self.id, journal, spool, ending) {
-            tracing::warn!(%error, "the journal of an abandoned draft could not be written");
-        }
-    }
-
-    /// Lets go of the file; accesses under way end by themselves.
-    fn close(&self) -> Option<Arc<Spool>> {
-        let mut state = self.lock();
-        state.phase = Phase::Closed;
-        state.dirty = false;
-        state.spool.take()
-    }
-}
-
-/// Leaves of a draft what its end wants: nothing, or bytes and a reason.
-fn settle(
-    shared: &Shared,
-    id: DraftId,
-    mut journal: Journal,
-    spool: Option<Arc<Spool>>,
-    ending: Ending,
-) -> Result<()> {
-    let size = spool.as_ref().map_or(Ok(0), |spool| spool.size())?;
-    match ending {
-        Ending::Abandon(reason) if size > 0 => {
-            journal.size = size;
-            journal.set_failure(Some(&reason));
-            // The file stays locked until its journal is written: nobody lists half of it.
-            journal.store(&shared.folder, id, Durability::Durable)
-        }
-        Ending::Abandon(_) | Ending::Discard => {
-            shared.folder.remove(id);
-            Ok(())
-        }
     }
 }
 
@@ -605,13 +418,13 @@ impl Drop for Inner {
         if let Some(spool) = state.spool.take()
             && spool.size().is_ok_and(|size| size == 0)
         {
-            self.shared.folder.remove(self.id);
+            self.journal_file.remove();
         }
     }
 }
 
 impl fmt::Debug for Draft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Draft").field("id", &self.inner.id).finish_non_exhaustive()
+        f.debug_struct("Draft").field("image", &self.image_id()).finish_non_exhaustive()
     }
 }

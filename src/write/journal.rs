@@ -24,6 +24,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -164,17 +165,6 @@ impl Journal {
         Self::decode(&bytes).map(Some).map_err(|error| error.context(path.display()))
     }
 
-    /// Replaces the draft's journal by this one.
-    pub(super) fn store(&self, folder: &Folder, id: DraftId, durability: Durability) -> Result<()> {
-        let path = folder.journal_path(id);
-        let fresh = path.with_extension(JOURNAL_TMP);
-        let durable = durability == Durability::Durable;
-        write_file(&fresh, &self.encode()?, durable)
-            .and_then(|()| fs::rename(&fresh, &path))
-            .and_then(|()| if durable { folder.sync() } else { Ok(()) })
-            .map_err(|error| Error::io(format!("writing {}", path.display()), error))
-    }
-
     fn encode(&self) -> Result<Vec<u8>> {
         let failed = |error| Error::new(Kind::Io, "writing a journal").with_source(error);
         let mut bytes = serde_json::to_vec_pretty(self).map_err(failed)?;
@@ -202,6 +192,44 @@ impl Journal {
             return Err(damaged("has an impossible size"));
         }
         Ok(journal)
+    }
+}
+
+/// Where one draft's journal is written; one writer at a time, so that states follow one another.
+#[derive(Debug)]
+pub(super) struct JournalFile {
+    folder: Arc<Folder>,
+    id: DraftId,
+    writing: Mutex<()>,
+}
+
+impl JournalFile {
+    pub(super) fn new(folder: Arc<Folder>, id: DraftId) -> Self {
+        Self { folder, id, writing: Mutex::new(()) }
+    }
+
+    /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it.
+    /// Blocks on the disk.
+    pub(super) fn store(
+        &self,
+        durability: Durability,
+        current: impl FnOnce() -> Option<Journal>,
+    ) -> Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(journal) = current() else { return Ok(()) };
+        let path = self.folder.journal_path(self.id);
+        let fresh = path.with_extension(JOURNAL_TMP);
+        let durable = durability == Durability::Durable;
+        write_file(&fresh, &journal.encode()?, durable)
+            .and_then(|()| fs::rename(&fresh, &path))
+            .and_then(|()| if durable { self.folder.sync() } else { Ok(()) })
+            .map_err(|error| Error::io(format!("writing {}", path.display()), error))
+    }
+
+    /// Removes the draft's data and journal.
+    pub(super) fn remove(&self) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.folder.remove(self.id);
     }
 }
 
@@ -320,19 +348,44 @@ mod tests {
         assert!(Journal::decode(b"").is_err());
     }
 
+    fn journal_file(dir: &Path) -> JournalFile {
+        let folder = Folder::open(&SpoolConfig { dir: dir.into(), size: None }).unwrap();
+        JournalFile::new(Arc::new(folder), DraftId::generate())
+    }
+
     #[test]
     fn a_journal_is_replaced_as_a_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(&SpoolConfig { dir: dir.path().into(), size: None }).unwrap();
-        let id = DraftId::generate();
-        assert_eq!(Journal::load(&folder, id).unwrap(), None);
+        let file = journal_file(dir.path());
+        assert_eq!(Journal::load(&file.folder, file.id).unwrap(), None);
         let mut journal = golden();
-        journal.store(&folder, id, Durability::Durable).unwrap();
+        file.store(Durability::Durable, || Some(journal.clone())).unwrap();
         journal.step = Step::Done;
         journal.set_failure(None);
-        journal.store(&folder, id, Durability::Relaxed).unwrap();
-        assert_eq!(Journal::load(&folder, id).unwrap(), Some(journal));
+        file.store(Durability::Relaxed, || Some(journal.clone())).unwrap();
+        file.store(Durability::Relaxed, || None).unwrap();
+        assert_eq!(Journal::load(&file.folder, file.id).unwrap(), Some(journal));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+        file.remove();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn writers_of_one_journal_do_not_mix() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = journal_file(dir.path());
+        std::thread::scope(|scope| {
+            for n in 1..5 {
+                let file = &file;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let journal = Journal { name: "n".repeat(n * 1000), ..golden() };
+                        file.store(Durability::Relaxed, || Some(journal)).unwrap();
+                        Journal::load(&file.folder, file.id).unwrap();
+                    }
+                });
+            }
+        });
     }
 
     #[test]

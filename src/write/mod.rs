@@ -3,7 +3,8 @@
 //! ```text
 //! Draft ──┬── Spool    the bytes: one sparse, locked file        (spool.rs, folder.rs)
 //!         ├── Journal  name, id, step, failure: one JSON file    (journal.rs)
-//!         └── Upload   create, PUT, verify, take back            (upload.rs)
+//!         └── Commit   from a quiet draft to an image            (commit.rs)
+//!               ├── Upload  create, PUT, verify, take back       (upload.rs)
 //!               ├── Body    read ahead, hash, count              (body.rs)
 //!               ├── sniff   content to disk_format               (sniff.rs, carry.rs)
 //!               └── ImageStore, Keeper: Glance and the cache     (store.rs)
@@ -15,6 +16,7 @@
 
 mod body;
 mod carry;
+mod commit;
 mod draft;
 #[cfg(test)]
 mod fake;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::body::{Body, Digests, digests_of, multihash_of};
 use super::carry::{Formats, attributes_of, formats};
-use super::journal::{Durability, Journal, Record, Step};
+use super::journal::{Durability, Journal, JournalFile, Record, Step};
 use super::sniff::{Content, sniff};
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
@@ -67,6 +67,7 @@ pub(super) struct Upload {
     pub(super) cancel: CancellationToken,
     /// What the upload knows of itself; the draft takes it back afterwards.
     pub(super) journal: Journal,
+    pub(super) journal_file: Arc<JournalFile>,
 }
 
 impl Upload {
@@ -75,10 +76,10 @@ impl Upload {
     pub(super) async fn publish(&mut self) -> Result<Image> {
         let spool = self.spool.clone();
         let content = blocking(move || sniff(|range| spool.read(range))).await?;
+        self.sweep().await;
         let mut tries = 0;
         loop {
             tries += 1;
-            self.sweep().await;
             let error = match self.attempt(&content, tries > 1).await {
                 Ok(image) => return Ok(image),
                 Err(error) => error,
@@ -279,45 +280,56 @@ impl Upload {
         if self.journal.record == Record::Created {
             let id = std::mem::replace(&mut self.journal.image, ImageId::generate());
             self.journal.record = Record::None;
-            self.journal.strays.push(id);
-            self.sweep().await;
+            self.take_back(id).await;
         }
     }
 
-    /// Deletes records of ours that are left from failed tries; what fails stays noted.
-    async fn sweep(&mut self) {
-        for id in std::mem::take(&mut self.journal.strays) {
-            match self.shared.store.delete(&id).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == Kind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!(image = %id, %error, "the record of a failed upload could not be deleted");
-                    if self.journal.strays.len() < MAX_STRAYS {
-                        self.journal.strays.push(id);
-                    }
+    /// Deletes a record of ours; if that fails it stays noted.
+    async fn take_back(&mut self, id: ImageId) {
+        match self.shared.store.delete(&id).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(image = %id, %error, "the record of a failed upload could not be deleted");
+                if self.journal.strays.len() < MAX_STRAYS {
+                    self.journal.strays.push(id);
                 }
             }
         }
     }
 
-    /// After the image is active: the last attribute is set, and the image it replaces removed.
-    /// What fails here does not undo the upload; it is told in words.
-    pub(super) async fn replace_old(&self, image: &Image) -> Option<String> {
-        let old = self.replaces.as_ref()?;
-        let mut failed = None;
-        if old.protected {
-            // Only now, so that a failed upload could be deleted.
-            let protect = [Change::Set { key: "protected".to_owned(), value: true.into() }];
-            if let Err(error) = self.shared.store.update(&image.id, &protect).await {
-                failed = Some(format!("image {} could not be protected: {error}", image.id));
+    /// Deletes what could not be deleted when its try failed.
+    async fn sweep(&mut self) {
+        for id in std::mem::take(&mut self.journal.strays) {
+            self.take_back(id).await;
+        }
+    }
+
+    /// What is to do once the image is active: records of failed tries go, and so does the image
+    /// that this one replaces. What fails here does not undo the upload; it is told in words.
+    pub(super) async fn tidy_up(&mut self, image: &Image) -> Option<String> {
+        let mut failures = Vec::new();
+        self.sweep().await;
+        for stray in &self.journal.strays {
+            failures.push(format!("image {stray}, left by a failed try, could not be deleted"));
+        }
+        if let Some(old) = &self.replaces {
+            let store = &self.shared.store;
+            if old.protected {
+                // Only now, so that a failed upload could be deleted.
+                let protect = [Change::Set { key: "protected".to_owned(), value: true.into() }];
+                if let Err(error) = store.update(&image.id, &protect).await {
+                    failures.push(format!("image {} could not be protected: {error}", image.id));
+                }
+            }
+            if let Err(error) = store.delete(&old.id).await
+                && error.kind() != Kind::NotFound
+            {
+                let message = format!("image {}, which {} replaces, could not be deleted", old.id, image.id);
+                failures.push(format!("{message}: {error}"));
             }
         }
-        match self.shared.store.delete(&old.id).await {
-            Err(error) if error.kind() != Kind::NotFound => {
-                Some(format!("image {}, which {} replaces, could not be deleted: {error}", old.id, image.id))
-            }
-            _ => failed,
-        }
+        (!failures.is_empty()).then(|| failures.join("; "))
     }
 
     /// Writes the journal at a new step.
@@ -325,8 +337,8 @@ impl Upload {
         self.journal.step = step;
         self.journal.size = self.size;
         self.journal.set_failure(None);
-        let (shared, id, journal) = (self.shared.clone(), self.spool.id(), self.journal.clone());
-        blocking(move || journal.store(&shared.folder, id, durability)).await
+        let (file, journal) = (self.journal_file.clone(), self.journal.clone());
+        blocking(move || file.store(durability, || Some(journal))).await
     }
 
     async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
