@@ -33,7 +33,9 @@ pub(super) async fn login(config: &CloudConfig, tls: &Tls, timeout: Duration) ->
             json!({ "name": name, "domain": domain })
         }
         (None, None) => {
-            return Err(missing("OS_USERNAME or OS_USER_ID (an application credential given by name needs its user)"));
+            return Err(missing(
+                "OS_USERNAME or OS_USER_ID (an application credential given by name needs its user)",
+            ));
         }
     };
     let body = json!({ "auth": { "identity": {
@@ -142,10 +144,15 @@ mod tests {
 
     #[test]
     fn every_form_of_auth_url_leads_to_the_tokens() {
-        for url in ["http://k:5000", "http://k:5000/", "http://k:5000/v3", "http://k:5000/v3/", "http://k:5000/v2.0"] {
+        for url in
+            ["http://k:5000", "http://k:5000/", "http://k:5000/v3", "http://k:5000/v3/", "http://k:5000/v2.0"]
+        {
             assert_eq!(tokens_url(url).unwrap().as_str(), "http://k:5000/v3/auth/tokens");
         }
-        assert_eq!(tokens_url("https://k/identity/v3").unwrap().as_str(), "https://k/identity/v3/auth/tokens");
+        assert_eq!(
+            tokens_url("https://k/identity/v3").unwrap().as_str(),
+            "https://k/identity/v3/auth/tokens"
+        );
     }
 
     #[test]

@@ -46,7 +46,9 @@ impl Origin {
         paths.extend(named_by("OS_CLIENT_SECURE_FILE")?.or_else(find_secure_file));
         let paths = paths
             .into_iter()
-            .map(|path| std::path::absolute(&path).map_err(|error| Error::io(path.display().to_string(), error)))
+            .map(|path| {
+                std::path::absolute(&path).map_err(|error| Error::io(path.display().to_string(), error))
+            })
             .collect::<Result<_>>()?;
         Ok(Self::Files { cloud: cloud.to_owned(), paths })
     }
@@ -96,7 +98,10 @@ fn read_files(cloud: &str, paths: &[impl AsRef<Path>]) -> Result<CloudConfig> {
         let path = path.as_ref();
         // The error's own text quotes the line at fault, which may be the one with the password.
         builder = builder.add_source(path).map_err(|_| {
-            Error::new(Kind::Config, format!("{} is not a readable clouds.yaml or secure.yaml", path.display()))
+            Error::new(
+                Kind::Config,
+                format!("{} is not a readable clouds.yaml or secure.yaml", path.display()),
+            )
         })?;
     }
     let unreadable = || Error::new(Kind::Config, "clouds.yaml and secure.yaml do not fit together");
@@ -131,8 +136,8 @@ fn tidy(config: &mut CloudConfig) -> Result<()> {
     if let Some(fields) = fields.as_object_mut() {
         fields.retain(|_, value| value.as_str().is_none_or(|text| !text.is_empty()));
     }
-    let mut auth: openstack_sdk::config::Auth =
-        serde_json::from_value(fields).map_err(|_| Error::new(Kind::Config, "the description of the cloud"))?;
+    let mut auth: openstack_sdk::config::Auth = serde_json::from_value(fields)
+        .map_err(|_| Error::new(Kind::Config, "the description of the cloud"))?;
 
     auth.project_name = auth.project_name.or(tenant_name);
     auth.project_id = auth.project_id.or(tenant_id);

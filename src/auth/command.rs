@@ -51,8 +51,8 @@ async fn run_within(command: &str, limit: Duration) -> Result<Token> {
     };
     // Reaped: from here on its number may belong to another process.
     group.0 = None;
-    let status = status
-        .map_err(|error| Error::new(Kind::NotAuthenticated, "--token-command").with_source(error))?;
+    let status =
+        status.map_err(|error| Error::new(Kind::NotAuthenticated, "--token-command").with_source(error))?;
     if !status.success() {
         return Err(Error::new(
             Kind::NotAuthenticated,

@@ -89,8 +89,7 @@ pub(super) fn choose_image_endpoint(
         return Err(Error::new(Kind::Config, format!("the catalogue has no image service: {cure}")));
     }
     let chosen = images.iter().find(|entry| {
-        entry.interface == interface
-            && region.is_none_or(|wanted| entry.region.as_deref() == Some(wanted))
+        entry.interface == interface && region.is_none_or(|wanted| entry.region.as_deref() == Some(wanted))
     });
     let Some(chosen) = chosen else {
         let there: Vec<String> = images

@@ -67,7 +67,10 @@ impl Keystone {
         let reread = tokio::task::spawn_blocking(move || origin.read()).await;
         match reread {
             Ok(Ok(new)) if !same_credentials(&new, &config) && check(&new).is_ok() => {
-                tracing::info!("the credentials of {} have changed: logging in with them", self.origin.describe());
+                tracing::info!(
+                    "the credentials of {} have changed: logging in with them",
+                    self.origin.describe()
+                );
                 let session = self.login_with(&new).await?;
                 *config = new;
                 Ok(session)
@@ -97,7 +100,8 @@ impl Keystone {
     }
 
     fn image_endpoint(&self, config: &CloudConfig, login: &Login) -> Result<url::Url> {
-        let given = config.options.get("image_endpoint_override").and_then(|value| value.clone().into_string().ok());
+        let given =
+            config.options.get("image_endpoint_override").and_then(|value| value.clone().into_string().ok());
         if let Some(given) = given.filter(|text| !text.is_empty()) {
             return parse_endpoint(&given).map_err(|error| error.context("image_endpoint_override"));
         }
@@ -111,7 +115,9 @@ impl Keystone {
         std::hint::black_box(&openstack_sdk_auth_applicationcredential::ANCHOR);
         let mut config = config.clone();
         // Its own choice of an image endpoint is not used, and an override it cannot parse is only noise.
-        config.options.retain(|name, _| !name.ends_with("_endpoint_override") || name.starts_with("identity"));
+        config
+            .options
+            .retain(|name, _| !name.ends_with("_endpoint_override") || name.starts_with("identity"));
         self.tls.apply(&mut config);
         let connect = AsyncOpenStack::builder(&config)
             .disable_auth_cache(true)
@@ -121,7 +127,9 @@ impl Keystone {
             .with_subscriber(NoSubscriber::default());
         let session = match tokio::time::timeout(self.timeout, Box::pin(connect)).await {
             Ok(Ok(session)) => session,
-            Ok(Err(error @ OpenStackError::Discovery { .. })) => return Err(self.probe(&config, error).await),
+            Ok(Err(error @ OpenStackError::Discovery { .. })) => {
+                return Err(self.probe(&config, error).await);
+            }
             Ok(Err(error)) => return Err(sdk_error(error)),
             Err(_) => return Err(Error::new(Kind::TimedOut, "no answer")),
         };
@@ -152,9 +160,10 @@ impl Keystone {
     async fn probe(&self, config: &CloudConfig, error: OpenStackError) -> Error {
         let url = config.auth.as_ref().and_then(|auth| auth.auth_url.clone()).unwrap_or_default();
         let client = match self.tls.client_builder().and_then(|builder| {
-            builder.timeout(self.timeout).build().map_err(|error| {
-                Error::new(Kind::Config, "cannot set up TLS").with_source(error)
-            })
+            builder
+                .timeout(self.timeout)
+                .build()
+                .map_err(|error| Error::new(Kind::Config, "cannot set up TLS").with_source(error))
         }) {
             Ok(client) => client,
             Err(error) => return error,
@@ -166,7 +175,10 @@ impl Keystone {
             }
             Ok(answer) => Error::new(
                 Kind::Config,
-                format!("what answers there (HTTP {}) is no Keystone v3: check OS_AUTH_URL", answer.status().as_u16()),
+                format!(
+                    "what answers there (HTTP {}) is no Keystone v3: check OS_AUTH_URL",
+                    answer.status().as_u16()
+                ),
             )
             .with_source(error),
         }

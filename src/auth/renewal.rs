@@ -313,7 +313,11 @@ mod tests {
             assert_eq!((text(&credential).as_str(), credential.generation), ("token-2", 2));
         }
         assert_eq!(logins(&script), 2);
-        assert_eq!(renewal.renew_after(1).await.unwrap().generation, 2, "a late 401 of the old token logs in no more");
+        assert_eq!(
+            renewal.renew_after(1).await.unwrap().generation,
+            2,
+            "a late 401 of the old token logs in no more"
+        );
         assert_eq!(logins(&script), 2);
     }
 

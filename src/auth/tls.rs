@@ -105,8 +105,12 @@ mod tests {
 
     #[test]
     fn the_command_line_counts_more_than_clouds_yaml() {
-        let cloud = CloudConfig { cacert: Some("/does/not/exist".into()), verify: Some(false), ..Default::default() };
-        assert!(Tls::load(&http(None), Some(&cloud)).is_err(), "clouds.yaml's file is used when no other is given");
+        let cloud =
+            CloudConfig { cacert: Some("/does/not/exist".into()), verify: Some(false), ..Default::default() };
+        assert!(
+            Tls::load(&http(None), Some(&cloud)).is_err(),
+            "clouds.yaml's file is used when no other is given"
+        );
         let cloud = CloudConfig { verify: Some(false), ..Default::default() };
         assert!(Tls::load(&http(None), Some(&cloud)).unwrap().insecure);
     }
