@@ -57,7 +57,7 @@ impl ReadAhead {
     /// Gives what should be fetched: `range`, and beyond it what a proven reader will want.
     pub(crate) fn on_read(&mut self, range: ByteRange, missed: bool) -> ByteRange {
         self.clock += 1;
-        let clock = self.clock;
+        let (clock, size, largest) = (self.clock, self.size, self.largest);
         let Some(reader) = self.reader_of(range) else {
             let oldest = self.readers.iter_mut().min_by_key(|reader| reader.used);
             if let Some(oldest) = oldest {
@@ -73,19 +73,19 @@ impl ReadAhead {
         if reader.window == 0 {
             reader.window = FIRST_WINDOW;
         }
-        while reader.window < self.largest && reader.total >= reader.window {
+        while reader.window < largest && reader.total >= reader.window {
             reader.window *= 2;
         }
-        reader.window = reader.window.min(self.largest);
+        reader.window = reader.window.min(largest);
         if missed {
             // What was asked for ahead has not been fetched (memory was short), or is gone again.
             reader.asked = reader.asked.min(range.end);
         }
         reader.asked = reader.asked.max(range.end);
-        let target = reader.end.saturating_add(reader.window).min(self.size);
-        let part = (reader.window / 4).clamp(FIRST_WINDOW.min(self.largest), LARGEST_PART);
+        let target = reader.end.saturating_add(reader.window).min(size);
+        let part = (reader.window / 4).clamp(FIRST_WINDOW.min(largest), LARGEST_PART);
         let due = target.saturating_sub(reader.asked);
-        if due == 0 || (due < part && target < self.size && !missed) {
+        if due == 0 || (due < part && target < size && !missed) {
             return range;
         }
         reader.asked = target;
