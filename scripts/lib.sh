@@ -56,7 +56,7 @@ need_venv() {
     lock "$GLANCEFS_CACHE/venvs/$name-$key.lock"
     [ -e "$VENV/.complete" ] && exit 0
     "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
-      die "$PYTHON cannot make environments (no venv module). On Debian and Ubuntu: apt-get install python3-venv (scripts/setup does it)."
+      die "$PYTHON cannot make environments (no venv module). On Debian and Ubuntu: apt-get install python3-venv (scripts/setup does it). Another Python: GLANCEFS_PYTHON."
     start=$EPOCHREALTIME
     say "installing $name into $VENV (once; about a minute)"
     rm -rf "$VENV"
