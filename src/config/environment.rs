@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Kind, Result};
 
+type Lookup = Box<dyn Fn(&str) -> Option<OsString>>;
+
 /// The environment variables and the user of a process, so that rules about them can be tested.
 ///
 /// A variable that is set but empty counts as unset: openrc files and unit files leave such ones
 /// behind (`export OS_REGION_NAME=""`).
 pub struct Environment {
-    lookup: Box<dyn Fn(&str) -> Option<OsString>>,
+    lookup: Lookup,
     uid: u32,
     gid: u32,
 }

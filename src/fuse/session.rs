@@ -1,15 +1,22 @@
 //! Stand-in for the real session: an empty file system, enough to try the life of a mount.
 
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::thread;
+use std::mem::ManuallyDrop;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::config::Config;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fuse::unmount::{Manner, unmount};
 
-struct Empty;
+type Ended = Arc<(Mutex<bool>, Condvar)>;
+
+struct Empty(Ended);
 
 impl fuser::Filesystem for Empty {
+    fn destroy(&mut self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
+    }
+
     fn getattr(
         &self,
         _request: &fuser::Request,
@@ -42,37 +49,24 @@ impl fuser::Filesystem for Empty {
 /// A running mount.
 pub struct Session {
     mountpoint: std::path::PathBuf,
-    ended: std::sync::Arc<(Mutex<bool>, Condvar)>,
+    ended: Ended,
+    /// Never dropped: fuser would unmount the path once more, whatever is mounted there by then.
+    _session: ManuallyDrop<fuser::BackgroundSession>,
 }
 
 impl Session {
     /// Mounts; returns when the kernel has finished INIT.
     pub fn start(config: &Config, _runtime: &tokio::runtime::Runtime) -> Result<Session> {
-        // Faults for trying the daemon by hand.
-        match std::env::var("GLANCEFS_STANDIN").as_deref() {
-            Ok("fail") => return Err(Error::new(Kind::Unreachable, "no server answered: start one")),
-            Ok("die") => std::process::abort(),
-            Ok("panic") => panic!("stand-in panic"),
-            Ok("slow") => thread::sleep(std::time::Duration::from_secs(5)),
-            _ => {}
-        }
         let mut options = fuser::Config::default();
         options.mount_options = vec![
             fuser::MountOption::FSName("glancefs".into()),
             fuser::MountOption::CUSTOM("subtype=glancefs".into()),
         ];
-        let session = fuser::Session::new(Empty, &config.mountpoint, &options)
+        let ended = Ended::default();
+        let session = fuser::Session::new(Empty(Arc::clone(&ended)), &config.mountpoint, &options)
+            .and_then(fuser::Session::spawn)
             .map_err(|error| Error::io("mounting", error))?;
-        let ended = std::sync::Arc::new((Mutex::new(false), Condvar::new()));
-        let signal = std::sync::Arc::clone(&ended);
-        thread::spawn(move || {
-            if let Err(error) = session.run() {
-                tracing::error!("session: {error}");
-            }
-            *signal.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            signal.1.notify_all();
-        });
-        Ok(Session { mountpoint: config.mountpoint.clone(), ended })
+        Ok(Session { mountpoint: config.mountpoint.clone(), ended, _session: ManuallyDrop::new(session) })
     }
 
     /// Blocks until the mount has ended.
@@ -90,10 +84,6 @@ impl Session {
         }
     }
 
-    /// Writes out state.
-    pub fn finish(self) {
-        if let Ok(time) = std::env::var("GLANCEFS_STANDIN_FINISH") {
-            thread::sleep(crate::units::parse_duration(&time).unwrap_or_default());
-        }
-    }
+    /// Writes out state: there is none.
+    pub fn finish(self) {}
 }

@@ -1,7 +1,7 @@
 //! The background process: how it is started, and how it says that it is ready.
 //!
 //! It is this program, executed again, rather than a fork: no thread, lock or buffer of the parent
-//! is carried over, and no `unsafe` is needed. Its standard output is a pipe to the parent, which
+//! is carried over. Its standard output is a pipe to the parent, which
 //! takes one word: `ready`, or `failed` and the message.
 
 use std::ffi::OsString;
@@ -64,6 +64,12 @@ impl Readiness {
     }
 }
 
+/// Shows as `glancefs` in `ps` and `pgrep`; started as `/proc/self/exe` it would be `exe`.
+pub fn take_usual_name() {
+    // For people only: nothing depends on it.
+    let _ = std::fs::write("/proc/self/comm", "glancefs");
+}
+
 fn null() -> io::Result<OwnedFd> {
     Ok(File::options().read(true).write(true).open("/dev/null")?.into())
 }
@@ -73,6 +79,7 @@ fn null() -> io::Result<OwnedFd> {
 /// # Errors
 /// What it says; or how it ended when it says nothing, and where its log is.
 pub fn launch(command_line: &[OsString], log: &Destination) -> Result<()> {
+    keep_files_to_ourselves();
     let mut words = command_line.iter();
     // The file that runs now, even when a package update has replaced it; `ps` shows the usual name.
     let mut command = Command::new("/proc/self/exe");
@@ -82,6 +89,15 @@ pub fn launch(command_line: &[OsString], log: &Destination) -> Result<()> {
     let child = command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(|error| Error::io("starting the background process", error))?;
     hear(&mut child, log)
+}
+
+/// Marks every file that we inherited as not to be handed on. The background process would hold
+/// them for ever: a script's lock (`flock 9`), the pipe of a caller that waits for its end.
+fn keep_files_to_ourselves() {
+    // SAFETY: close_range(2) with CLOEXEC closes nothing now and touches no memory; the files that
+    // Rust opened bear the mark already.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    // A kernel before 5.11 refuses: then they are handed on, as most daemons do.
 }
 
 /// Waits for the word of `child`. The wait is bounded by the child's own deadlines, and by the user.

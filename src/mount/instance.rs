@@ -48,6 +48,7 @@ impl Instance {
     pub fn acquire(mountpoint: &Path, environment: &Environment) -> Result<Self> {
         let path = place(environment)?.join(file_name(mountpoint));
         let deadline = Instant::now() + PREDECESSOR;
+        let mut told = false;
         loop {
             match Self::try_acquire(&path, mountpoint)? {
                 Ok(instance) => return Ok(instance),
@@ -56,7 +57,13 @@ impl Instance {
                     if mounted || Instant::now() >= deadline {
                         return Err(taken(mountpoint, &holder, mounted));
                     }
-                    info!("waiting for {holder}, which is starting or ending at {}", mountpoint.display());
+                    if !told {
+                        info!(
+                            "waiting for {holder}, which is starting or ending at {}",
+                            mountpoint.display()
+                        );
+                        told = true;
+                    }
                     thread::sleep(POLL);
                 }
             }

@@ -66,32 +66,24 @@ pub fn in_background(config: &Config, command_line: &[OsString]) -> Result<()> {
 /// # Errors
 /// What kept it from mounting, after telling it.
 pub fn as_daemon(config: &Config, environment: &Environment, readiness: Readiness) -> Result<()> {
+    daemon::take_usual_name();
     // Cache, spool, lock and log are nobody else's business.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let mut readiness = Some(readiness);
     let outcome = logging::start(&logging::Destination::background(config))
         .and_then(|()| serve(config, environment, || readiness.take().map_or(Ok(()), Readiness::ready)));
-    if let (Err(error), Some(readiness)) = (&outcome, readiness) {
-        readiness.failed(error);
+    if let Err(error) = &outcome {
+        error!("{error}");
+        if let Some(readiness) = readiness {
+            readiness.failed(error);
+        }
     }
     outcome
 }
 
 /// Mounts, calls `ready`, and serves until the mount has ended.
 fn serve(config: &Config, environment: &Environment, ready: impl FnOnce() -> Result<()>) -> Result<()> {
-    let served = hold_and_serve(config, environment, ready);
-    if let Err(error) = &served {
-        error!("{error}");
-    }
-    served
-}
-
-fn hold_and_serve(
-    config: &Config,
-    environment: &Environment,
-    ready: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    // Held to the end of the process: who waits for us waits for this.
+    // Held until everything is written: whoever waits for our end waits for this.
     let _instance = Instance::acquire(&config.mountpoint, environment)?;
     repair::stale_mounts(&config.mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
