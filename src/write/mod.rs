@@ -22,6 +22,8 @@ mod draft;
 mod fake;
 mod folder;
 mod journal;
+#[cfg(test)]
+mod real_tests;
 mod recover;
 mod sniff;
 mod spool;
