@@ -97,7 +97,7 @@ impl FakeDownloads {
 
     /// Sources over this Glance, and a record to ask them for.
     pub(crate) fn sources_and_image(&self, size: u64) -> (Sources, Image) {
-        (Sources::with(Box::new(self.clone()), &http()), image_of(size, None))
+        (Sources::new(Arc::new(self.clone()), &http()), image_of(size, None))
     }
 
     fn answer(&self, size: u64, asked: Option<ByteRange>) -> Result<Download> {
