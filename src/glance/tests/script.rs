@@ -24,6 +24,8 @@ pub enum Act {
     Refuse(Vec<u8>),
     /// Reads nothing more and says nothing.
     Hang,
+    /// The first for PUT, the second for all others.
+    IfPut(Box<Act>, Box<Act>),
 }
 
 /// The server; each connection serves one request.
@@ -82,12 +84,17 @@ async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Vec<(Str
         .lines()
         .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
         .unwrap_or(0usize);
+    let is_put = head.starts_with("PUT ");
     let index = {
         let mut requests = requests.lock().unwrap();
         requests.push((head, Vec::new()));
         requests.len() - 1
     };
-    let act = acts.get(index).or(acts.last()).unwrap().clone();
+    let act = match acts.get(index).or(acts.last()).unwrap().clone() {
+        Act::IfPut(act, _) if is_put => *act,
+        Act::IfPut(_, act) => *act,
+        act => act,
+    };
     if !matches!(act, Act::Refuse(_) | Act::Hang) {
         let mut buffer = vec![0; 1 << 16];
         while body.len() < length {
@@ -106,7 +113,7 @@ async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Vec<(Str
             let _ = stream.write_all(&bytes).await;
             tokio::time::sleep(Duration::from_secs(30)).await;
         }
-        Act::Close => {}
+        Act::Close | Act::IfPut(..) => {}
         Act::Hang => tokio::time::sleep(Duration::from_secs(30)).await,
     }
 }
