@@ -93,7 +93,8 @@ impl Devcloud {
     }
 
     fn output(&self, verb: &str, arguments: &[&str]) -> String {
-        let output = self.command(verb, arguments).output().expect("scripts/devcloud");
+        let output = self.command(verb, arguments).output();
+        let output = output.unwrap_or_else(|error| panic!("cannot run {}: {error}", script().display()));
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         assert!(output.status.success(), "devcloud {verb} {arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)

@@ -28,11 +28,13 @@ pub enum Act {
     IfPut(Box<Act>, Box<Act>),
 }
 
+/// Head and body of each request, in order.
+type Requests = Vec<(String, Vec<u8>)>;
+
 /// The server; each connection serves one request.
 pub struct Script {
     pub url: Url,
-    /// Head and body of each request, in order.
-    requests: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    requests: Arc<Mutex<Requests>>,
 }
 
 impl Script {
@@ -71,13 +73,13 @@ pub async fn client(urls: &[&Url], method: AuthMethod, timeout: Duration) -> Gla
     Glance::new(Auth::connect(&auth, &http).await.unwrap(), &http).unwrap()
 }
 
-async fn accept(listener: TcpListener, acts: Vec<Act>, requests: Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+async fn accept(listener: TcpListener, acts: Vec<Act>, requests: Arc<Mutex<Requests>>) {
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(one(stream, acts.clone(), Arc::clone(&requests)));
     }
 }
 
-async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Requests>>) {
     let Some((head, mut body)) = read_head(&mut stream).await else { return };
     let length = head
         .to_lowercase()
