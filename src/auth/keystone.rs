@@ -53,6 +53,7 @@ impl Keystone {
         timeout: Duration,
     ) -> Result<Self> {
         check(&config)?;
+        tls.check_for_sdk()?;
         let config = tokio::sync::Mutex::new(config);
         Ok(Self { origin, config, region, interface, endpoint_given, tls, timeout })
     }
