@@ -1,15 +1,14 @@
 //! A real Glance, and where asked a real Keystone, for as long as a test needs them (`scripts/devcloud`).
 
-// Each integration test is a program of its own and uses a part of this.
-#![allow(dead_code)]
-
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A running cloud in a folder of its own, on free ports; taken down and removed when dropped.
+use super::run::{devcloud, folder};
+
+/// A running cloud in a folder of its own, on free ports; taken down and removed when dropped. One
+/// that is kept in a static is taken down when the test program ends.
 ///
 /// Users, where there are any: `alice` (member of project alpha), `bob` (member of beta), `rita` (reader in alpha) and
 /// `admin`; the password is the name followed by `pw`.
@@ -21,9 +20,7 @@ pub struct Devcloud {
 impl Devcloud {
     /// Starts one: `auth` is `none`, `fake` or `keystone`, `options` are further ones of `scripts/devcloud up`.
     pub fn up(auth: &str, options: &[&str]) -> Self {
-        // Not in /tmp itself: a killed test leaves it behind, and then its name should say what it was.
-        let dir = tempfile::Builder::new().prefix("glancefs-devcloud-").tempdir().unwrap();
-        let mut cloud = Self { dir, endpoint: String::new() };
+        let mut cloud = Self { dir: folder("cloud"), endpoint: String::new() };
         let mut arguments = vec!["--auth", auth, "--port", "auto"];
         arguments.extend(options);
         // From here on a panic runs `drop`, which takes down what was started.
@@ -93,31 +90,22 @@ impl Devcloud {
     }
 
     fn output(&self, verb: &str, arguments: &[&str]) -> String {
-        let output = self.command(verb, arguments).output();
-        let output = output.unwrap_or_else(|error| panic!("cannot run {}: {error}", script().display()));
+        let output = self.command(verb).args(arguments).output().expect("scripts/devcloud runs");
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         assert!(output.status.success(), "devcloud {verb} {arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    fn command(&self, verb: &str, arguments: &[impl AsRef<OsStr>]) -> Command {
-        let mut command = Command::new(script());
-        command.arg(verb).arg("--dir").arg(self.dir.path()).args(arguments);
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(devcloud());
+        command.arg(verb).arg("--dir").arg(self.dir.path());
         command
     }
 }
 
 impl Drop for Devcloud {
     fn drop(&mut self) {
-        let none: [&str; 0] = [];
         // In a failing test its own message counts, not this one.
-        let _ = self.command("down", &none).output();
+        let _ = self.command("down").output();
     }
-}
-
-/// The project's script, or the one that `GLANCEFS_DEVCLOUD` names.
-fn script() -> PathBuf {
-    std::env::var_os("GLANCEFS_DEVCLOUD")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/devcloud"))
 }

@@ -1,0 +1,48 @@
+//! The layers that talk to servers, against a real Glance and a real Keystone: what those store, answer and refuse.
+//!
+//! They need the Python packages that `scripts/devcloud prepare` installs; `scripts/test` sees to that. With
+//! `GLANCEFS_TEST_LONG=1` (`scripts/test --long`) those that watch something over time watch it longer.
+
+// A test fails by a panic, in its helpers too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod glance;
+mod keystone;
+mod uploads;
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use common::devcloud::Devcloud;
+use glancefs::auth::{Auth, parse_endpoint};
+use glancefs::config::{AuthConfig, AuthMethod, HttpConfig};
+use glancefs::glance::Glance;
+
+/// No image of the shared cloud may be larger.
+const IMAGE_SIZE_CAP: u64 = 512 << 20;
+
+/// The cloud that tests share when they need no other. It tells users apart as Keystone would; it has a `file` store,
+/// which serves ranges, and an `http` store, which does not.
+fn cloud() -> &'static Devcloud {
+    static CLOUD: LazyLock<Devcloud> = LazyLock::new(|| {
+        Devcloud::up("fake", &["--stores", "file,http", "--set", "DEFAULT.image_size_cap=536870912"])
+    });
+    &CLOUD
+}
+
+fn http() -> HttpConfig {
+    HttpConfig { timeout: Duration::from_secs(30), ca_cert: None, insecure: false, max_connections: 8 }
+}
+
+/// A client of a cloud without Keystone: `user`'s, or one without a token.
+async fn client(cloud: &Devcloud, user: Option<&str>) -> Glance {
+    let method = match user {
+        Some(user) => AuthMethod::AdminToken(cloud.token(user).into()),
+        None => AuthMethod::None,
+    };
+    let endpoints = vec![parse_endpoint(cloud.endpoint()).unwrap()];
+    let config = AuthConfig { method, endpoints, auth_type: None, region: None, interface: None };
+    Glance::new(Auth::connect(&config, &http()).await.unwrap(), &http()).unwrap()
+}
