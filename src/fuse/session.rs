@@ -109,7 +109,7 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let saved_at = cache.catalog_file(service.cloud_key(), service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::new(service.clone(), &config.http);
-    let uploads = Uploads::open(&config.spool, service.clone(), cache.clone())?;
+    let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?;
     catalog.start().await?;
     let layers = Layers { service, catalog: Arc::clone(&catalog), cache, sources, uploads };
     Ok((ImageFs::new(layers, config.access.clone()), catalog))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::allowance::Allowance;
 use super::draft::{Inner, Phase};
 use super::journal::{Durability, Journal, JournalFile, Step};
 use super::spool::Spool;
@@ -126,6 +127,7 @@ async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: Cancellat
         cancel,
         journal: state.journal.clone(),
         journal_file: draft.journal_file.clone(),
+        allowance: Allowance::new(draft.shared.pace.timeout),
     })
 }
 

@@ -5,6 +5,7 @@
 //!         ├── Journal  name, id, step, failure: one JSON file    (journal.rs)
 //!         └── Commit   from a quiet draft to an image            (commit.rs)
 //!               ├── Upload  create, PUT, verify, take back       (upload.rs)
+//!               ├── Allowance how long all of it may take    (allowance.rs)
 //!               ├── Body    read ahead, hash, count              (body.rs)
 //!               ├── sniff   content to disk_format               (sniff.rs, carry.rs)
 //!               └── Records, Keeper: Glance and the cache        (keeper.rs)
@@ -14,6 +15,7 @@
 //! failed cannot be committed, a failed upload takes its record back and keeps the spool, and what
 //! a crash leaves is told by [`Uploads::leftovers`].
 
+mod allowance;
 mod body;
 mod carry;
 mod commit;
@@ -32,6 +34,7 @@ mod upload;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::config::SpoolConfig;
@@ -77,11 +80,17 @@ impl Uploads {
     /// Opens or creates the spool folder (0700; tightened when ours, refused when not).
     ///
     /// Blocks on the disk: drafts of dead processes that never had a byte are removed here.
+    /// `timeout` (of the HTTP client) bounds how long an upload waits for a server that does nothing.
     ///
     /// # Errors
     /// `Config` when the folder belongs to another user or is used for other things, `Io`.
-    pub fn open(config: &SpoolConfig, records: Arc<dyn Records>, cache: Cache) -> Result<Self> {
-        Self::with(config, records, Arc::new(cache), Pace::default())
+    pub fn open(
+        config: &SpoolConfig,
+        timeout: Duration,
+        records: Arc<dyn Records>,
+        cache: Cache,
+    ) -> Result<Self> {
+        Self::with(config, records, Arc::new(cache), Pace::with_timeout(timeout))
     }
 
     fn with(

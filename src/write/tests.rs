@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fake::{FakeGlance, Fault, files, image, intent};
+use super::fake::{FakeGlance, Fault, TIMEOUT, files, image, intent};
 use super::*;
 use crate::cache::Digest;
 use crate::error::Kind;
@@ -249,14 +249,14 @@ async fn a_413_keeps_a_reservation() {
 #[tokio::test]
 async fn a_broken_transfer_is_tried_again_on_a_fresh_id() {
     let rig = rig();
-    rig.glance.will(&[Fault::BreakBody(1, Kind::Unreachable), Fault::LoseCreated]);
+    rig.glance.will(&[Fault::BreakBody(1, Kind::Unreachable)]);
     let draft = rig.draft(b"data");
     let first = draft.image_id();
     let image = draft.commit().await.unwrap();
     assert_ne!(image.id, first);
     assert_eq!(draft.image_id(), image.id);
     assert_eq!(rig.glance.only_image().1, b"data"[..]);
-    assert_eq!((rig.requests("POST"), rig.requests("DELETE")), (3, 2));
+    assert_eq!((rig.requests("POST"), rig.requests("DELETE")), (2, 1));
 }
 
 #[tokio::test]
@@ -277,6 +277,52 @@ async fn tries_are_bounded() {
     assert_eq!(draft.commit().await.unwrap_err().kind(), Kind::Unreachable);
     assert_eq!(rig.requests("PUT"), 3);
     assert!(rig.glance.state().images.is_empty());
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_created_is_not_tried_again() {
+    let rig = rig();
+    for fault in [Fault::RefuseCreate(Kind::Unreachable), Fault::LoseCreated] {
+        rig.glance.will(&[fault]);
+        assert!(rig.draft(b"data").commit().await.unwrap_err().kind().is_transient());
+    }
+    assert_eq!((rig.requests("POST"), rig.requests("PUT"), rig.requests("DELETE")), (2, 0, 2));
+    assert!(rig.glance.state().images.is_empty(), "that it may be there all the same is heeded");
+}
+
+#[tokio::test]
+async fn data_that_stopped_moving_are_not_sent_again() {
+    let rig = rig();
+    rig.glance.will(&[Fault::BreakBody(1, Kind::TimedOut)]);
+    assert_eq!(rig.draft(b"data").commit().await.unwrap_err().kind(), Kind::TimedOut);
+    assert_eq!((rig.requests("PUT"), rig.requests("DELETE")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_waited_for_twice_the_timeout() {
+    for reserved in [false, true] {
+        let rig = rig();
+        let draft = match reserved {
+            true => rig.draft_of(rig.reservation(), b"data"),
+            false => rig.draft(b"data"),
+        };
+        rig.glance.state().silent = true;
+        let begun = tokio::time::Instant::now();
+        assert_eq!(draft.commit().await.unwrap_err().kind(), Kind::TimedOut);
+        // For asking, and for taking back what may have come to be.
+        let waits = if reserved { 1 } else { 2 };
+        assert_eq!(begun.elapsed().as_secs(), waits * TIMEOUT.as_secs());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_dies_during_the_data_is_waited_for_twice_the_timeout() {
+    let rig = rig();
+    rig.glance.will(&[Fault::Die]);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(rig.draft(b"data").commit().await.unwrap_err().kind(), Kind::Unreachable);
+    assert_eq!(begun.elapsed().as_secs(), 2 * TIMEOUT.as_secs());
+    assert_eq!(rig.requests("PUT"), 1);
 }
 
 #[tokio::test]

@@ -38,11 +38,12 @@ fn http() -> HttpConfig {
 
 /// A client of a cloud without Keystone: `user`'s, or one without a token.
 async fn client(cloud: &Devcloud, user: Option<&str>) -> Glance {
-    let method = match user {
-        Some(user) => AuthMethod::AdminToken(cloud.token(user).into()),
-        None => AuthMethod::None,
-    };
-    let endpoints = vec![parse_endpoint(cloud.endpoint()).unwrap()];
+    client_of(cloud.endpoint(), user.map(|user| cloud.token(user))).await
+}
+
+async fn client_of(endpoint: &str, token: Option<String>) -> Glance {
+    let method = token.map_or(AuthMethod::None, |token| AuthMethod::AdminToken(token.into()));
+    let endpoints = vec![parse_endpoint(endpoint).unwrap()];
     let config = AuthConfig { method, endpoints, auth_type: None, region: None, interface: None };
     Glance::new(Auth::connect(&config, &http()).await.unwrap(), &http()).unwrap()
 }

@@ -15,7 +15,7 @@ use glancefs::units::{ByteRange, ImageId};
 use glancefs::write::{Draft, Intent, Uploads};
 use tokio::runtime::Handle;
 
-use crate::{IMAGE_SIZE_CAP, client, cloud, http};
+use crate::{IMAGE_SIZE_CAP, client, client_of, cloud, http};
 
 struct Rig {
     glance: Arc<Glance>,
@@ -36,7 +36,7 @@ async fn rig() -> Rig {
     };
     let cache = Cache::open(&cache, Handle::current()).unwrap();
     let spool = SpoolConfig { dir: dir.path().join("spool"), size: None };
-    let uploads = Uploads::open(&spool, glance.clone(), cache.clone()).unwrap();
+    let uploads = Uploads::open(&spool, http().timeout, glance.clone(), cache.clone()).unwrap();
     Rig { glance, cache, uploads, dir }
 }
 
@@ -219,4 +219,20 @@ async fn a_replacement_carries_attributes_over() {
     assert_eq!((&record["min_disk"], &record["os_distro"]), (&3.into(), &"debian".into()));
     assert_eq!(image.visibility.as_ref(), "community");
     assert_eq!(rig.glance.show(&old.id).await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_connections_ends_an_upload_within_the_timeout() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", gone.local_addr().unwrap());
+    drop(gone);
+    let mut rig = rig().await;
+    let glance = client_of(&endpoint, None).await;
+    let spool = SpoolConfig { dir: rig.dir.path().join("spool"), size: None };
+    rig.uploads = Uploads::open(&spool, http().timeout, Arc::new(glance), rig.cache.clone()).unwrap();
+    let begun = Instant::now();
+    let error = rig.draft(intent("new"), b"data").commit().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+    assert!(begun.elapsed() < http().timeout, "{:?}", begun.elapsed());
+    assert_eq!(rig.spooled(), 2, "data and journal are kept");
 }
