@@ -432,6 +432,68 @@ async fn a_discarded_upload_leaves_nothing_anywhere() {
     assert_eq!(rig.files(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_soon_ends_is_waited_for_at_unmount() {
+    let rig = rig();
+    // 4.5 s of looks.
+    rig.glance.will(&[Fault::Linger(4500)]);
+    let draft = rig.draft(b"data");
+    let committing = tokio::spawn({
+        let draft = draft.clone();
+        async move { draft.commit().await }
+    });
+    while rig.requests("PUT") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    rig.uploads.shut_down().await;
+    assert!(draft.committed().is_some());
+    assert!(committing.await.unwrap().is_ok());
+    let late = rig.draft(b"late").commit().await.unwrap_err();
+    assert_eq!((late.kind(), late.to_string().as_str()), (Kind::Interrupted, "the mount was stopped"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_takes_long_is_given_up_at_unmount() {
+    let rig = rig();
+    rig.glance.will(&[Fault::Hang]);
+    let draft = rig.draft(&qcow2());
+    let committing = tokio::spawn({
+        let draft = draft.clone();
+        async move { draft.commit().await }
+    });
+    while rig.requests("PUT") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let begun = tokio::time::Instant::now();
+    rig.uploads.shut_down().await;
+    assert_eq!(begun.elapsed().as_secs(), 10);
+    assert_eq!(committing.await.unwrap().unwrap_err().kind(), Kind::Interrupted);
+    assert!(rig.glance.state().images.is_empty(), "its record is deleted");
+    drop(draft);
+    let leftovers = rig.uploads.leftovers();
+    assert_eq!(leftovers.len(), 1);
+    assert!(leftovers[0].contains("(the mount was stopped)"), "{leftovers:?}");
+    assert!(leftovers[0].contains("3145728 bytes"), "{leftovers:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unmount_does_not_wait_for_a_silent_server() {
+    let mut rig = rig();
+    let spool = SpoolConfig { dir: rig.dir.path().into(), size: None };
+    let glance = Arc::new(rig.glance.clone());
+    rig.uploads =
+        Uploads::with(&spool, glance.clone(), glance, Pace::with_timeout(Duration::from_secs(60))).unwrap();
+    rig.glance.state().silent = true;
+    let draft = rig.draft(b"data");
+    let _committing = tokio::spawn(async move { draft.commit().await });
+    while rig.requests("POST") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let begun = tokio::time::Instant::now();
+    rig.uploads.shut_down().await;
+    assert_eq!(begun.elapsed().as_secs(), 15);
+}
+
 #[tokio::test]
 async fn an_upload_goes_on_when_nobody_waits_for_it() {
     let rig = rig();

@@ -21,6 +21,7 @@ use super::Shared;
 use super::allowance::Allowance;
 use super::body::{Body, Digests, digests_of, multihash_of};
 use super::carry::{Formats, attributes_of, formats};
+use super::draft::stopped;
 use super::journal::{Durability, Journal, JournalFile, Record, Step};
 use super::sniff::{Content, sniff};
 use super::spool::Spool;
@@ -367,7 +368,10 @@ impl Upload {
     async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(Error::new(Kind::Interrupted, "the upload was given up")),
+            () = self.cancel.cancelled() => Err(match self.shared.stop.is_cancelled() {
+                true => stopped(),
+                false => Error::new(Kind::Interrupted, "the upload was given up"),
+            }),
             outcome = work => outcome,
         }
     }
