@@ -1,0 +1,112 @@
+# shellcheck shell=bash
+# Helpers shared by the scripts in this folder: messages, needed tools, the cache folder, ports, Python, environments.
+# To be sourced by bash under `set -euo pipefail`.
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+  printf '%s: error: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# need TOOL PACKAGE: dies with the cure when a tool is missing.
+need() {
+  have "$1" || die "$1 is missing. On Debian and Ubuntu: apt-get install $2 (scripts/setup does it)."
+}
+
+# Seconds since START (a value of $EPOCHREALTIME), one decimal.
+since() { awk -v a="${1/,/.}" -v b="${EPOCHREALTIME/,/.}" 'BEGIN { printf "%.1f", b - a }'; }
+
+# Where everything that can be made again is kept: Python environments and default data folders.
+GLANCEFS_CACHE=${GLANCEFS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/glancefs}
+
+# lock FILE: waits for an exclusive lock and keeps it until the shell exits; its descriptor is $LOCK_FD.
+# A server started while it is held must be started with `{LOCK_FD}>&-`, or the server would keep the lock.
+lock() {
+  mkdir -p "$(dirname "$1")"
+  exec {LOCK_FD}>>"$1"
+  flock "$LOCK_FD"
+}
+unlock() { exec {LOCK_FD}>&-; }
+
+# The first Python that is new enough, in $PYTHON. Whether it can make environments is asked only when one must be made.
+find_python() {
+  local p
+  for p in "${GLANCEFS_PYTHON:-python3}" /usr/bin/python3 python3.13 python3.12 python3.11; do
+    if have "$p" && "$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      PYTHON=$(command -v "$p")
+      return
+    fi
+  done
+  die "Python 3.11 or newer is needed. On Debian and Ubuntu: apt-get install python3 python3-venv (scripts/setup does it)."
+}
+
+# need_venv NAME: makes sure that the Python environment of devcloud.d/constraints-NAME.txt exists; its folder is $VENV.
+# It is shared by all dev clouds of this user, keyed by its pins and its Python (another pin makes another folder), and
+# counts only once it is marked as complete: an interrupted installation starts again.
+need_venv() {
+  local name=$1 pins key start
+  pins=$(dirname "${BASH_SOURCE[0]}")/devcloud.d/constraints-$name.txt
+  find_python
+  key=$({ cat "$pins"; "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'; } | sha256sum | cut -c1-12)
+  VENV=$GLANCEFS_CACHE/venvs/$name-$key
+  [ -e "$VENV/.complete" ] && return
+  # A subshell, so that the lock ends with it whatever happens.
+  (
+    lock "$GLANCEFS_CACHE/venvs/$name-$key.lock"
+    [ -e "$VENV/.complete" ] && exit 0
+    "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
+      die "$PYTHON cannot make environments (no venv module). On Debian and Ubuntu: apt-get install python3-venv (scripts/setup does it). Another Python: GLANCEFS_PYTHON."
+    start=$EPOCHREALTIME
+    say "installing $name into $VENV (once; about a minute)"
+    rm -rf "$VENV"
+    "$PYTHON" -m venv "$VENV" >"$VENV.log" 2>&1 || {
+      tail -n 20 "$VENV.log" >&2
+      die "could not make the environment $VENV"
+    }
+    # --no-deps: the list is complete, so no resolver run is needed and nothing unpinned can come in.
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --retries 3 --no-deps -r "$pins" \
+      >>"$VENV.log" 2>&1 </dev/null || {
+      tail -n 8 "$VENV.log" >&2
+      rm -rf "$VENV"
+      die "could not install $name from the Python package index (log: $VENV.log). Is there a network? For a mirror, set PIP_INDEX_URL."
+    }
+    touch "$VENV/.complete"
+    say "installed $name in $(since "$start") s"
+  )
+}
+
+# port_free PORT: can a server listen on 127.0.0.1:PORT? Asked by binding: connecting would miss a port that is bound only.
+port_free() {
+  "${PYTHON:-python3}" - "$1" <<'PY' 2>/dev/null
+import socket, sys
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("127.0.0.1", int(sys.argv[1])))
+s.listen()
+PY
+}
+
+# port_owner PORT: who listens there, for a message; empty when that cannot be told.
+port_owner() {
+  have ss && ss -Hltnp "sport = :$1" 2>/dev/null | sed -n 's/.*users:(("\([^"]*\)",pid=\([0-9]*\).*/\1, pid \2/p' | head -n 1
+  return 0
+}
+
+# claim_ports N: N ports for this caller alone, in $PORTS. Taken in turn from a range below the ephemeral ports, so that
+# neither a dev cloud that starts at the same moment nor an outgoing connection gets the same one.
+claim_ports() {
+  local next n=$1 tried=0
+  PORTS=()
+  exec {PORT_FD}>>"$GLANCEFS_CACHE/next-port"
+  flock "$PORT_FD"
+  next=$(cat "$GLANCEFS_CACHE/next-port")
+  [[ $next =~ ^[0-9]+$ ]] || next=20000
+  while [ "${#PORTS[@]}" -lt "$n" ]; do
+    [ $((tried++)) -lt 2000 ] || die "no free port between 20000 and 31999"
+    next=$((next >= 31999 ? 20000 : next + 1))
+    if port_free "$next"; then PORTS+=("$next"); fi
+  done
+  echo "$next" >"$GLANCEFS_CACHE/next-port"
+  exec {PORT_FD}>&-
+}
