@@ -1,14 +1,64 @@
 //! Counters of what the mount did, read by `.glancefs/metrics` and the logs.
 
-/// Every counter.
-pub struct Metrics {}
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The counters of this process.
-pub static METRICS: Metrics = Metrics {};
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
 
-impl Metrics {
-    /// In the text format of Prometheus.
-    pub fn text(&self) -> String {
-        String::new()
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
     }
+
+    /// The sum so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the cache of a mount did, in blocks unless the name says bytes.
+#[derive(Debug, Default)]
+pub struct CacheCounters {
+    /// Found in memory.
+    pub memory_hits: Counter,
+    /// Found on disk.
+    pub disk_hits: Counter,
+    /// Waited for: being fetched for somebody, or fetched for this read.
+    pub misses: Counter,
+    /// Bytes that arrived from the source.
+    pub fetched_bytes: Counter,
+    /// Bytes written to the cache disk.
+    pub written_bytes: Counter,
+    /// Blocks that were served but not kept on disk: it was too slow, full or failing.
+    pub unwritten: Counter,
+    /// Bytes freed on disk to make room.
+    pub evicted_bytes: Counter,
+    /// Blocks on disk that failed their checksum and were fetched again.
+    pub damaged: Counter,
+}
+
+impl CacheCounters {
+    /// Every counter with its name, in a fixed order.
+    pub fn all(&self) -> [(&'static str, u64); 8] {
+        [
+            ("memory_hits", self.memory_hits.get()),
+            ("disk_hits", self.disk_hits.get()),
+            ("misses", self.misses.get()),
+            ("fetched_bytes", self.fetched_bytes.get()),
+            ("written_bytes", self.written_bytes.get()),
+            ("unwritten", self.unwritten.get()),
+            ("evicted_bytes", self.evicted_bytes.get()),
+            ("damaged", self.damaged.get()),
+        ]
+    }
+}
+
+/// The counters in the text format of Prometheus.
+pub fn text(cache: &CacheCounters) -> String {
+    let line = |(name, value): (&str, u64)| {
+        format!("# TYPE glancefs_cache_{name} counter\nglancefs_cache_{name} {value}\n")
+    };
+    cache.all().map(line).concat()
 }

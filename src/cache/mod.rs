@@ -1,152 +1,266 @@
 //! Sole owner of cached bytes: memory LRU, then sparse file and index on disk, then single flight.
+//!
+//! A read looks in `memory`, then on `disk`, then waits for the transfer that brings its blocks or
+//! starts one (`flight`, `transfer`). What arrives goes to the waiters and to memory at once, and to the
+//! disk behind their back (`writer`). A complete image is hashed once (`verify`).
+//!
+//! Locks, in the order in which they may be taken: an image's flights, then memory. All others are
+//! leaves. None is held across an await or a disk operation, except those of the disk layer, which are
+//! only taken on threads that may wait.
 
-use std::path::Path;
-use std::sync::Arc;
+mod adopt;
+mod disk;
+mod flight;
+mod identity;
+mod image;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod verify;
+mod writer;
 
-use bytes::Bytes;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::budget::{Budget, memory_limit};
 use crate::config::CacheConfig;
 use crate::error::Result;
+use crate::metrics::CacheCounters;
 use crate::source::Source;
-use crate::units::ByteRange;
+use crate::units::{BLOCK_SIZE, BlockRange};
 
-/// What names the content of an image: equal identities have equal bytes.
-///
-/// A renamed image keeps it, and an id that was deleted and used again gets another
-/// (`created_at`, size and hash differ).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ContentIdentity {
-    /// The cloud (see `Glance::cloud_key`) and the project of our token.
-    pub cloud: Box<str>,
-    pub project: Box<str>,
-    pub image: crate::units::ImageId,
-    /// Seconds since the epoch.
-    pub created_at: i64,
-    /// Bytes.
-    pub size: u64,
-    /// How the whole of it can be verified, best first: the multihash, else MD5, else nothing.
-    pub digest: Digest,
-}
+use self::disk::DiskImage;
+use self::disk::evict::Tenants;
+use self::disk::files::BATCH_BLOCKS;
+use self::disk::folder::Folder;
+use self::disk::health::Health;
+use self::disk::space::Space;
+use self::memory::Memory;
+use self::writer::Writer;
 
-impl ContentIdentity {
-    /// The identity of an active image of `service`.
-    pub fn of(_image: &crate::glance::Image, _service: &dyn crate::glance::ImageService) -> Self {
-        unimplemented!()
-    }
-}
+pub use self::identity::{ContentIdentity, Digest, Key, Verified};
+pub use self::image::CachedImage;
 
-/// The hash that proves an image.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Digest {
-    /// `os_hash_algo` and `os_hash_value` (lower-case hexadecimal); sha512, sha384, sha256.
-    Multi { algorithm: Box<str>, value: Box<str> },
-    /// `checksum`: MD5, lower-case hexadecimal.
-    Md5(Box<str>),
-    /// Glance has none.
-    None,
-}
-
-/// How far the whole image is proven, as `user.glancefs.verified` shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verified {
-    /// Not complete here, or no hash exists.
-    None,
-    /// Complete; the hash is being computed.
-    Pending,
-    Md5,
-    Sha512,
-    /// Another multihash (sha256, sha384).
-    Multihash,
-    /// The bytes did not match: the copy was dropped.
-    Failed,
-}
+/// Disk reads at once. More would only queue in the kernel, and each takes a thread.
+const DISK_THREADS: usize = 8;
+/// How often it is written down when blocks were last used. Eviction looks at minutes.
+const STAMP_PERIOD: Duration = Duration::from_secs(60);
+/// How long an unmount waits for what is queued for the disk: it is only a cache.
+const SHUT_DOWN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The cache of this process; cheap to clone.
 #[derive(Clone)]
-pub struct Cache {}
+pub struct Cache {
+    core: Arc<Core>,
+}
+
+/// What the images of a cache share.
+struct Core {
+    runtime: Handle,
+    folder: Arc<Folder>,
+    space: Space,
+    health: Health,
+    budget: Arc<Budget>,
+    memory: Memory,
+    writer: Writer,
+    disk_threads: Arc<Semaphore>,
+    /// One permit: images are verified one at a time.
+    verify_turn: Semaphore,
+    images: Mutex<HashMap<Key, Weak<CachedImage>>>,
+    counters: CacheCounters,
+}
 
 impl Cache {
     /// Opens or creates the cache folder (0700; tightened when ours, refused when not) without walking it.
-    pub fn open(_config: &CacheConfig, _runtime: tokio::runtime::Handle) -> Result<Self> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `Config`, with a cure: the folder cannot be used.
+    pub fn open(config: &CacheConfig, runtime: Handle) -> Result<Self> {
+        let budget = Budget::new(memory_limit(config.memory_limit));
+        let core = Arc::new(Core {
+            folder: Arc::new(Folder::open(&config.dir)?),
+            space: Space::new(config.size, config.free_floor_percent),
+            health: Health::default(),
+            memory: Memory::new(Arc::clone(&budget)),
+            writer: Writer::new(budget.limit()),
+            budget,
+            disk_threads: Arc::new(Semaphore::new(DISK_THREADS)),
+            verify_turn: Semaphore::new(1),
+            images: Mutex::default(),
+            counters: CacheCounters::default(),
+            runtime,
+        });
+        core.runtime.spawn(write_stamps_now_and_then(Arc::downgrade(&core)));
+        Ok(Self { core })
     }
 
     /// The cached image of this identity: the same object for every handle while one is alive.
     ///
     /// `source` is used by the first caller; later callers get the image with the source it has.
-    pub fn image(&self, _identity: &ContentIdentity, _source: Arc<dyn Source>) -> Arc<CachedImage> {
-        unimplemented!()
+    pub fn image(&self, identity: &ContentIdentity, source: Arc<dyn Source>) -> Arc<CachedImage> {
+        let key = identity.key();
+        let image = {
+            let mut images = self.core.images();
+            if let Some(image) = images.get(&key).and_then(Weak::upgrade) {
+                return image;
+            }
+            // Those that nobody has open any more, cleaned up when the table would grow.
+            if images.len() == images.capacity() {
+                images.retain(|_, image| image.strong_count() > 0);
+            }
+            let core = Arc::clone(&self.core);
+            let image =
+                Arc::new_cyclic(|me| CachedImage::new(core, Weak::clone(me), identity.clone(), source));
+            images.insert(key, Arc::downgrade(&image));
+            image
+        };
+        // Opened while the caller goes on: its first read will find the disk tier ready.
+        let opening = Arc::clone(&image);
+        self.core.runtime.spawn(async move { opening.disk().await.is_some() });
+        image
     }
 
     /// What is on disk of this identity, in bytes, without opening it for use (for xattrs).
-    pub fn cached_bytes(&self, _identity: &ContentIdentity) -> u64 {
-        unimplemented!()
+    /// Reads the image's index: milliseconds for a very large image.
+    pub fn cached_bytes(&self, identity: &ContentIdentity) -> u64 {
+        match self.core.open_image(identity.key()) {
+            Some(image) => image.cached_bytes(),
+            None => self.core.peek(identity).map_or(0, |disk| disk.present_bytes()),
+        }
     }
 
-    /// How far the copy on disk of this identity is proven (for xattrs).
-    pub fn verified(&self, _identity: &ContentIdentity) -> Verified {
-        unimplemented!()
+    /// How far the copy on disk of this identity is proven, without opening it for use (for xattrs).
+    pub fn verified(&self, identity: &ContentIdentity) -> Verified {
+        match self.core.open_image(identity.key()) {
+            Some(image) => image.verified(),
+            None => self.core.peek(identity).map_or(Verified::None, |disk| disk.proven()),
+        }
     }
 
-    /// Where the last list of images of a cloud and project is saved.
-    pub fn catalog_file(&self, _cloud: &str, _project: Option<&str>) -> Option<std::path::PathBuf> {
-        unimplemented!()
+    /// Where the last list of images of a cloud, as a project sees it, is saved.
+    pub fn catalog_file(&self, cloud: &str, project: Option<&str>) -> PathBuf {
+        self.core.folder.path().join("v1").join(format!("{}.list", identity::list_key(cloud, project)))
     }
 
     /// Takes over an uploaded spool file as the complete, verified copy of `identity`: `file` is
     /// moved when it is on the same file system, and left alone (not an error) when it is not.
-    /// The caller vouches that it hashed exactly these bytes while it sent them.
-    pub fn adopt(&self, _identity: &ContentIdentity, _file: &Path) -> Result<()> {
-        unimplemented!()
+    /// The caller vouches that it hashed exactly these bytes while it sent them. Reads the whole
+    /// file: call it from a thread that may wait.
+    ///
+    /// # Errors
+    /// `Integrity`: the file has not the size of the image. `Io` and `NoSpace` of the disk.
+    pub fn adopt(&self, identity: &ContentIdentity, file: &Path) -> Result<()> {
+        adopt::adopt(&self.core.folder, identity, file)?;
+        Ok(())
     }
 
-    /// Writes out what has to survive (access times, flags); for unmount. Bounded in time.
+    /// What the cache did so far.
+    pub fn counters(&self) -> &CacheCounters {
+        &self.core.counters
+    }
+
+    /// Bytes of blocks in memory, and the limit for them and for transfers together.
+    pub fn memory(&self) -> (u64, u64) {
+        (self.core.memory.bytes(), self.core.budget.limit())
+    }
+
+    /// Writes out what has to survive (blocks on their way to the disk, access times); for unmount.
+    /// Bounded in time.
     pub async fn shut_down(&self) {
-        unimplemented!()
+        self.core.writer.flush(SHUT_DOWN_LIMIT).await;
+        let core = Arc::clone(&self.core);
+        let stamps = self.core.runtime.spawn_blocking(move || Tenants::write_stamps(&*core));
+        tokio::time::timeout(SHUT_DOWN_LIMIT, stamps).await.ok();
     }
 }
 
-/// One image's cached bytes, shared by all handles.
-pub struct CachedImage {}
-
-impl CachedImage {
-    /// Counts an open handle; a shared stream goes on while there is one.
-    pub fn acquire(&self) {}
-
-    /// Ends an open handle.
-    pub fn release(&self) {}
-
-    /// The bytes of `range` if all of them can be had without waiting: memory or page cache.
-    pub fn try_read(&self, _range: ByteRange) -> Option<Bytes> {
-        unimplemented!()
+impl Core {
+    fn images(&self) -> MutexGuard<'_, HashMap<Key, Weak<CachedImage>>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bytes of `range` (within the image), fetching what is missing. `fetch` may be wider than
-    /// `range`: what a proven stream wants fetched in the same request.
-    pub async fn read(&self, _range: ByteRange, _fetch: ByteRange) -> Result<Bytes> {
-        unimplemented!()
+    fn open_image(&self, key: Key) -> Option<Arc<CachedImage>> {
+        self.images().get(&key).and_then(Weak::upgrade)
     }
 
-    /// Begins to fetch what is missing of `range`, unless memory is short: prefetch is never owed.
-    pub fn prefetch(&self, _range: ByteRange) {}
-
-    /// Bytes of it on disk or in memory.
-    pub fn cached_bytes(&self) -> u64 {
-        unimplemented!()
+    /// The next open of this identity gets a new object.
+    fn forget_image(&self, image: &Arc<CachedImage>) {
+        let mut images = self.images();
+        if images.get(&image.key()).is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(image))) {
+            images.remove(&image.key());
+        }
+        drop(images);
+        self.memory.purge(image.key());
     }
 
-    /// How far the whole is proven.
-    pub fn verified(&self) -> Verified {
-        unimplemented!()
+    /// A look at the disk tier of an image that is not open. Waits for the disk, shortly.
+    fn peek(&self, identity: &ContentIdentity) -> Option<DiskImage> {
+        DiskImage::open(Arc::clone(&self.folder), identity.clone()).ok()
     }
 
-    /// The last failure of a fetch, for `user.glancefs.last_error`.
-    pub fn last_error(&self) -> Option<String> {
-        unimplemented!()
+    /// Runs `job` on a thread that may wait for the disk; `None`: the runtime is shutting down.
+    async fn on_disk_thread<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let permit = Arc::clone(&self.disk_threads).acquire_owned().await.ok()?;
+        let job = move || {
+            // Until the job is over, also when nobody waits for it any more.
+            let _permit = permit;
+            job()
+        };
+        self.runtime.spawn_blocking(job).await.ok()
     }
 
-    /// How it is being read.
-    pub fn source_kind(&self) -> crate::source::SourceKind {
-        unimplemented!()
+    /// Blocks in one write: no more than a sixteenth of the cache, so that a small one is used well.
+    fn longest_write(&self) -> usize {
+        (self.space.limit() / 16 / BLOCK_SIZE).clamp(1, BATCH_BLOCKS) as usize
+    }
+
+    /// There is room on disk for `bytes`, or it could be made. Called by the writer only.
+    fn admit(&self, bytes: u64) -> bool {
+        if !self.health.is_well() {
+            return false;
+        }
+        let mut freed = 0;
+        let admitted = self.space.admit(&self.folder, bytes, self, &mut freed);
+        self.counters.evicted_bytes.add(freed);
+        admitted.unwrap_or_else(|error| {
+            self.health.failed("making room in the cache", &error);
+            false
+        })
+    }
+}
+
+impl Tenants for Core {
+    fn write_stamps(&self) {
+        let images: Vec<_> = self.images().values().filter_map(Weak::upgrade).collect();
+        for image in images {
+            if let Some(disk) = image.disk_now()
+                && let Err(error) = disk.write_stamps()
+            {
+                self.health.failed("writing to the cache", &error);
+            }
+        }
+    }
+
+    fn forgotten(&self, key: Key, blocks: BlockRange) {
+        if let Some(image) = self.open_image(key)
+            && let Some(disk) = image.disk_now()
+        {
+            disk.mark_absent(blocks);
+        }
+    }
+}
+
+async fn write_stamps_now_and_then(core: Weak<Core>) {
+    loop {
+        tokio::time::sleep(STAMP_PERIOD).await;
+        let Some(core) = core.upgrade() else { return };
+        let runtime = core.runtime.clone();
+        runtime.spawn_blocking(move || Tenants::write_stamps(&*core)).await.ok();
     }
 }

@@ -1,7 +1,6 @@
 //! Renaming and removing images.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 
 use serde_json::Value;
 use tracing::info;
@@ -88,7 +87,7 @@ impl ImageFs {
             let _no_commit_meanwhile = file.committing.lock().await;
             if file.is_open() {
                 file.end(Outcome::Abandoned);
-                let draft = Arc::clone(&file.draft);
+                let draft = file.draft();
                 super::write::blocking(move || {
                     draft.discard();
                     Ok(())

@@ -103,6 +103,8 @@ pub(super) fn on_flush(file: File, handle: Handle, closer: Closer) -> Decision {
     match (goes_on, file.dirty, file.recorded) {
         (true, ..) => Decision::WhenGone,
         (false, true, _) => Decision::Commit,
+        // `cat > f` closes a copy before it writes; only `/proc` tells that from `touch`.
+        (false, false, false) if closer.group.is_none() => Decision::Nothing,
         (false, false, false) => Decision::Reserve,
         (false, false, true) => Decision::Nothing,
     }
@@ -171,5 +173,6 @@ mod tests {
     fn a_process_that_proc_does_not_show_is_taken_to_be_done() {
         let unseen = Handle { opener: None, ..CP };
         assert_eq!(on_flush(WRITTEN, unseen, Closer::default()), Decision::Commit);
+        assert_eq!(on_flush(EMPTY, unseen, Closer::default()), Decision::Nothing, "it may go on to write");
     }
 }

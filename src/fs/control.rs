@@ -45,7 +45,7 @@ impl ImageFs {
         match node {
             Node::Status => Ok(self.status().into()),
             Node::Errors => Ok(self.events.text().into()),
-            Node::Metrics => Ok(metrics::METRICS.text().into()),
+            Node::Metrics => Ok(metrics::text(self.layers.cache.counters()).into()),
             Node::Record(id) => {
                 let list = self.layers.catalog.snapshot();
                 let image = list.get(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;

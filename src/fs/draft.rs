@@ -7,15 +7,16 @@ use std::time::SystemTime;
 use super::closing::{self, Step, ThreadGroup};
 use crate::error::{Error, Result};
 use crate::units::ImageId;
-use crate::write::Draft;
+use crate::write::{Draft, Intent};
 
 /// A file between its creation and the image it becomes.
 pub(super) struct DraftFile {
-    pub(super) draft: Arc<Draft>,
     /// The id it is created under; the image may end with another.
     pub(super) id: ImageId,
     pub(super) since: SystemTime,
     state: Mutex<State>,
+    /// The image that it replaces.
+    pub(super) replaces: Option<ImageId>,
     /// Held by the one commit that is under way.
     pub(super) committing: tokio::sync::Mutex<()>,
 }
@@ -34,6 +35,7 @@ pub(super) enum Outcome {
 }
 
 struct State {
+    draft: Arc<Draft>,
     name: String,
     writers: usize,
     recorded: bool,
@@ -45,27 +47,22 @@ struct State {
 }
 
 impl DraftFile {
-    /// A file called `name`; `stepwise` when it was created by an open that `qemu-img` would make.
-    pub(super) fn new(
-        draft: Arc<Draft>,
-        id: ImageId,
-        name: String,
-        recorded: bool,
-        stepwise: Option<Option<ThreadGroup>>,
-    ) -> Self {
+    /// The file of `intent`; `stepwise` when it was created by an open that `qemu-img` would make.
+    pub(super) fn new(draft: Arc<Draft>, intent: Intent, stepwise: Option<Option<ThreadGroup>>) -> Self {
         let state = State {
-            name,
+            draft,
+            name: intent.name,
             writers: 0,
-            recorded,
+            recorded: intent.reserved,
             stepwise: stepwise.map(|group| (group, 0)),
             watched: false,
             outcome: Outcome::Open,
         };
         Self {
-            draft,
-            id,
+            id: intent.id,
             since: SystemTime::now(),
             state: Mutex::new(state),
+            replaces: intent.replaces.map(|image| image.id),
             committing: tokio::sync::Mutex::default(),
         }
     }
@@ -75,6 +72,18 @@ impl DraftFile {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The bytes, and the way to the server.
+    pub(super) fn draft(&self) -> Arc<Draft> {
+        Arc::clone(&self.state().draft)
+    }
+
+    /// The record exists now; `draft` will fill it if its writer goes on.
+    pub(super) fn set_recorded(&self, draft: Arc<Draft>) {
+        let mut state = self.state();
+        state.draft = draft;
+        state.recorded = true;
+    }
+
     /// Its name in Glance.
     pub(super) fn name(&self) -> String {
         self.state().name.clone()
@@ -82,8 +91,11 @@ impl DraftFile {
 
     /// A rename before the commit.
     pub(super) fn rename(&self, name: String) {
-        self.draft.rename(name.clone());
-        self.state().name = name;
+        let mut state = self.state();
+        state.name = name.clone();
+        let draft = Arc::clone(&state.draft);
+        drop(state);
+        draft.rename(name);
     }
 
     /// Another handle for writing; tells what step of its process it is.
@@ -112,11 +124,6 @@ impl DraftFile {
     /// Somebody has it open for writing.
     pub(super) fn has_writers(&self) -> bool {
         self.state().writers > 0
-    }
-
-    /// There is a record for it at the server now.
-    pub(super) fn set_recorded(&self) {
-        self.state().recorded = true;
     }
 
     /// There is a record for it at the server.

@@ -148,7 +148,7 @@ impl ImageFs {
             }
             Node::Image(id) => {
                 if let Some(file) = self.draft(id) {
-                    return Ok(self.attributes.draft(ino, file.draft.size(), file.since));
+                    return Ok(self.attributes.draft(ino, file.draft().size(), file.since));
                 }
                 if let Some(image) = self.layers.catalog.snapshot().get(id) {
                     return Ok(self.attributes.image(ino, image));
@@ -169,7 +169,7 @@ impl ImageFs {
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
         match handle.as_deref() {
             Some(Handle::Draft(open)) if open.file.is_open() => {
-                Ok(self.attributes.draft(ino, open.file.draft.size(), open.file.since))
+                Ok(self.attributes.draft(ino, open.file.draft().size(), open.file.since))
             }
             Some(Handle::Image { image, .. }) => Ok(self.attributes.image(ino, image)),
             _ => {

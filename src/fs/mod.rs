@@ -121,7 +121,7 @@ impl ImageFs {
 
     /// What names the content of `image` in the cache.
     fn identity(&self, image: &Image) -> ContentIdentity {
-        ContentIdentity::of(image, self.layers.service.as_ref())
+        ContentIdentity::of(image, self.layers.service.cloud_key(), self.layers.service.project_id())
     }
 
     /// The file that is being written under this id.

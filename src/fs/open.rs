@@ -63,7 +63,7 @@ impl ImageFs {
             let handle = DraftHandle { file: Arc::clone(&file), writer };
             let opened = Opened { handle: self.handles.insert(Handle::Draft(handle)), direct_io: true };
             if mode.write && mode.truncate {
-                write::blocking(move || file.draft.truncate(0)).await?;
+                write::blocking(move || file.draft().truncate(0)).await?;
             }
             return Ok(opened);
         }
@@ -109,7 +109,7 @@ impl ImageFs {
                 })
             }
             Handle::Draft(open) => {
-                let draft = Arc::clone(&open.file.draft);
+                let draft = open.file.draft();
                 write::blocking(move || draft.read(range)).await
             }
             Handle::Text(text) => {

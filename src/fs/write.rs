@@ -18,7 +18,7 @@ use super::{
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, Status};
 use crate::units::ImageId;
-use crate::write::Intent;
+use crate::write::{Draft, Intent};
 
 /// What a setattr asks for, besides times to be set to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,12 +85,15 @@ impl ImageFs {
         intent: Intent,
         stepwise: Option<Option<ThreadGroup>>,
     ) -> Result<Arc<DraftFile>> {
-        let (id, name, recorded) = (intent.id.clone(), intent.name.clone(), intent.reserved);
-        let uploads = self.layers.uploads.clone();
-        let draft = blocking(move || uploads.draft(intent)).await?;
-        let file = Arc::new(DraftFile::new(draft, id.clone(), name, recorded, stepwise));
-        lock(&self.drafts).insert(id, Arc::clone(&file));
+        let draft = self.spool(intent.clone()).await?;
+        let file = Arc::new(DraftFile::new(draft, intent, stepwise));
+        lock(&self.drafts).insert(file.id.clone(), Arc::clone(&file));
         Ok(file)
+    }
+
+    async fn spool(&self, intent: Intent) -> Result<Arc<Draft>> {
+        let uploads = self.layers.uploads.clone();
+        blocking(move || uploads.draft(intent)).await
     }
 
     fn open_draft(&self, file: Arc<DraftFile>, opener: Option<ThreadGroup>, creates: bool) -> Opened {
@@ -129,7 +132,6 @@ impl ImageFs {
                 let replaces = Some((*image).clone());
                 let intent = Intent { id: ImageId::generate(), name, reserved: false, replaces };
                 let file = self.new_draft(intent, None).await?;
-                lock(&self.drafts).insert(file.id.clone(), Arc::clone(&file));
                 info!(image = %image.id, new = %file.id, "an image is being replaced");
                 let _ = self.invalidate.send(Invalidation::Attributes(ino));
                 Ok(self.open_draft(file, opener, false))
@@ -161,7 +163,7 @@ impl ImageFs {
         };
         still_open(file)?;
         writer.note(&data);
-        let (draft, length) = (Arc::clone(&file.draft), data.len());
+        let (draft, length) = (file.draft(), data.len());
         blocking(move || draft.write(offset, &data)).await?;
         Ok(length)
     }
@@ -173,7 +175,7 @@ impl ImageFs {
     pub async fn fsync(&self, handle: HandleId) -> Result<()> {
         match &*self.handles.get(handle)? {
             Handle::Draft(open) if open.file.is_open() => {
-                let draft = Arc::clone(&open.file.draft);
+                let draft = open.file.draft();
                 blocking(move || draft.sync()).await
             }
             _ => Ok(()),
@@ -194,14 +196,14 @@ impl ImageFs {
             _ => None,
         };
         let now = match &file {
-            Some(file) if file.is_open() => self.attributes.draft(ino, file.draft.size(), file.since),
+            Some(file) if file.is_open() => self.attributes.draft(ino, file.draft().size(), file.since),
             _ => self.getattr(ino, None).await?,
         };
         if let Some(size) = new.size.filter(|size| *size != now.size) {
             let file = file.as_ref().filter(|file| file.is_open()).ok_or_else(|| {
                 Error::new(Kind::NotPermitted, "the size of an image cannot change: its data are immutable")
             })?;
-            let draft = Arc::clone(&file.draft);
+            let draft = file.draft();
             blocking(move || draft.truncate(size)).await?;
         }
         let changes = new.times
@@ -213,7 +215,7 @@ impl ImageFs {
             return Err(Error::new(Kind::NotPermitted, text));
         }
         match file {
-            Some(file) if file.is_open() => Ok(self.attributes.draft(ino, file.draft.size(), file.since)),
+            Some(file) if file.is_open() => Ok(self.attributes.draft(ino, file.draft().size(), file.since)),
             _ => Ok(now),
         }
     }
@@ -242,10 +244,10 @@ impl ImageFs {
             return Ok(());
         }
         let facts = closing::File {
-            dirty: file.draft.is_dirty(),
+            dirty: file.draft().is_dirty(),
             recorded: file.is_recorded(),
             container: {
-                let draft = Arc::clone(&file.draft);
+                let draft = file.draft();
                 blocking(move || draft.is_container()).await?
             },
         };
@@ -296,13 +298,14 @@ impl ImageFs {
 
     /// Commits or reserves without a program that waits for it.
     async fn settle(self: &Arc<Self>, file: &Arc<DraftFile>) {
-        let settled = if file.draft.is_dirty() { self.commit(file).await } else { self.reserve(file).await };
+        let settled =
+            if file.draft().is_dirty() { self.commit(file).await } else { self.reserve(file).await };
         if let Err(error) = settled {
             warn!(name = file.name(), %error, "an upload failed after its file was closed");
         } else if file.is_open() {
             // A reservation that nobody is writing to any more.
             file.end(Outcome::Committed);
-            let draft = Arc::clone(&file.draft);
+            let draft = file.draft();
             let _ = blocking(move || {
                 draft.discard();
                 Ok(())
@@ -338,12 +341,18 @@ impl ImageFs {
         if file.is_recorded() || !file.is_open() {
             return file.failure();
         }
-        let reserved = file.draft.reserve().await;
+        let reserved = file.draft().reserve().await;
         let image = reserved.map_err(|error| self.failed(file, error))?;
-        file.set_recorded();
         lock(&self.fresh).put(image.id.clone(), Instant::now());
         let image = self.layers.catalog.learn(image);
         info!(image = %image.id, name = file.name(), "reserved");
+        let intent = Intent { id: image.id.clone(), name: file.name(), reserved: true, replaces: None };
+        file.set_recorded(self.spool(intent).await?);
+        if image.id != file.id {
+            // Another id was needed: a writer that goes on opens the reservation anew.
+            lock(&self.inodes).rebind(&file.id, &image.id);
+            file.end(Outcome::Committed);
+        }
         Ok(())
     }
 
@@ -353,8 +362,8 @@ impl ImageFs {
         if !file.is_open() {
             return file.failure();
         }
-        let began = Instant::now();
-        let committed = file.draft.commit().await;
+        let (began, draft) = (Instant::now(), file.draft());
+        let committed = draft.commit().await;
         let image = committed.map_err(|error| self.failed(file, error))?;
         lock(&self.fresh).put(image.id.clone(), Instant::now());
         info!(image = %image.id, name = file.name(), bytes = image.size, took = ?began.elapsed(), "uploaded");
@@ -365,9 +374,13 @@ impl ImageFs {
         file.end(Outcome::Committed);
         let ino = lock(&self.inodes).number(&Node::Image(image.id.clone()));
         let _ = self.invalidate.send(Invalidation::Data(ino));
-        if let Some(old) = file.draft.replaced() {
-            self.layers.catalog.forget(&old);
-            lock(&self.inodes).rebind(&old, &image.id);
+        match (&file.replaces, draft.warning()) {
+            (Some(old), None) => {
+                self.layers.catalog.forget(old);
+                lock(&self.inodes).rebind(old, &image.id);
+            }
+            (_, Some(warning)) => self.events.note(warning),
+            (None, None) => {}
         }
         self.drop_ended(file);
         Ok(())
@@ -385,7 +398,7 @@ impl ImageFs {
         let text = format!("{:?} is not published: {reason}; its spool is kept", file.name());
         warn!("{text}");
         self.events.note(text);
-        file.draft.abandon(reason);
+        file.draft().abandon(reason);
         file.end(Outcome::Abandoned);
         self.drop_ended(file);
     }

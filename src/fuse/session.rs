@@ -108,9 +108,9 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let auth = Auth::connect(&config.auth, &config.http).await?;
     let service: Arc<dyn ImageService> = Arc::new(Glance::new(auth, &config.http)?);
     let saved_at = cache.catalog_file(service.cloud_key(), service.project_id());
-    let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), saved_at));
-    let sources = Sources::new(Arc::clone(&service), &config.http);
-    let uploads = Uploads::open(&config.spool, Arc::clone(&service), cache.clone())?;
+    let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
+    let sources = Sources::new(service.clone(), &config.http);
+    let uploads = Uploads::open(&config.spool, service.clone(), cache.clone())?;
     catalog.start().await?;
     let layers = Layers { service, catalog: Arc::clone(&catalog), cache, sources, uploads };
     Ok((ImageFs::new(layers, config.access.clone()), catalog))

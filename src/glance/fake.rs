@@ -8,7 +8,9 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
-use super::{Change, Download, Image, ImageService, NewImage, NextPage, OpenBody, Page, Schema};
+use super::{
+    Change, Cloud, Download, Downloads, Image, Listing, NewImage, NextPage, OpenBody, Page, Records, Schema,
+};
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
 
@@ -78,7 +80,7 @@ impl State {
     }
 }
 
-impl ImageService for FakeService {
+impl Cloud for FakeService {
     fn cloud_key(&self) -> &str {
         "fake"
     }
@@ -86,7 +88,9 @@ impl ImageService for FakeService {
     fn project_id(&self) -> Option<&str> {
         Some(PROJECT)
     }
+}
 
+impl Listing for FakeService {
     /// One page holds everything.
     fn list<'a>(&'a self, _limit: u32, _next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
         let images = self.state().records.values().map(|record| parsed(record).unwrap()).collect();
@@ -100,14 +104,16 @@ impl ImageService for FakeService {
         async move { found }.boxed()
     }
 
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
-        let image = self.state().records.get(id).ok_or_else(|| missing(id)).and_then(parsed);
-        async move { image }.boxed()
-    }
-
     fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
         let attributes = ["id", "name", "status", "size", "tags"].map(Box::from).into();
         async move { Ok(Schema { attributes }) }.boxed()
+    }
+}
+
+impl Records for FakeService {
+    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
+        let image = self.state().records.get(id).ok_or_else(|| missing(id)).and_then(parsed);
+        async move { image }.boxed()
     }
 
     fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
@@ -124,7 +130,7 @@ impl ImageService for FakeService {
         async move { created }.boxed()
     }
 
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
+    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
         let body = open();
         async move {
             let data: Vec<Bytes> = body.try_collect().await.map_err(|error| Error::io("the body", error))?;
@@ -165,7 +171,9 @@ impl ImageService for FakeService {
         let deleted = state.records.remove(id).map(drop).ok_or_else(|| missing(id));
         async move { deleted }.boxed()
     }
+}
 
+impl Downloads for FakeService {
     fn download<'a>(
         &'a self,
         id: &'a ImageId,

@@ -13,7 +13,7 @@ use futures_util::stream::BoxStream;
 use crate::auth::Auth;
 use crate::config::HttpConfig;
 use crate::error::Result;
-pub use service::{ImageService, OpenBody};
+pub use service::{Cloud, Downloads, ImageService, Listing, OpenBody, Records};
 
 use crate::units::{ByteRange, ImageId};
 
@@ -171,12 +171,7 @@ impl Glance {
     }
 
     /// Uploads `size` bytes. `open` is called for each attempt with nothing sent yet; the stream must give exactly `size` bytes.
-    pub async fn upload(
-        &self,
-        _id: &ImageId,
-        _size: u64,
-        _open: &(dyn Fn() -> BoxStream<'static, std::io::Result<Bytes>> + Send + Sync),
-    ) -> Result<()> {
+    pub async fn upload(&self, _id: &ImageId, _size: u64, _open: &OpenBody<'_>) -> Result<()> {
         unimplemented!()
     }
 

@@ -1,5 +1,8 @@
-//! What the layers above ask of an image service, as a trait: the real [`Glance`] behind it, or a
-//! reference model in the tests of `fs`.
+//! What the layers above ask of an image service, as traits, each as narrow as its user needs it:
+//! the real [`Glance`] stands behind all of them, reference models and scripted faults in tests.
+//!
+//! Methods are named as Nova's and Cinder's image services name them where they have them; each is
+//! described at [`Glance`].
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -10,31 +13,42 @@ use crate::error::Result;
 use crate::units::{ByteRange, ImageId};
 
 /// Opens the bytes of an upload from the start, once for each attempt.
-pub type OpenBody<'a> = &'a (dyn Fn() -> BoxStream<'static, std::io::Result<Bytes>> + Send + Sync);
+pub type OpenBody<'a> = dyn Fn() -> BoxStream<'static, std::io::Result<Bytes>> + Send + Sync + 'a;
 
-/// The operations of an image service, named as Nova's and Cinder's image services name them where
-/// they have them. Each method is described at [`Glance`].
-pub trait ImageService: Send + Sync + 'static {
+/// Which cloud, and as whom.
+pub trait Cloud: Send + Sync + 'static {
     /// Names this cloud in cache keys.
     fn cloud_key(&self) -> &str;
     /// The project of our token.
     fn project_id(&self) -> Option<&str>;
+}
+
+/// What `catalog` asks for.
+pub trait Listing: Cloud {
     /// One page of the listing.
     fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>>;
     /// Every visible image of exactly this name.
     fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>>;
-    /// One image.
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>>;
     /// Which keys are attributes.
     fn schema(&self) -> BoxFuture<'_, Result<Schema>>;
+}
+
+/// What `write` and `fs` do to records.
+pub trait Records: Cloud {
     /// A new record.
     fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>>;
     /// The data of a queued record.
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: OpenBody<'a>) -> BoxFuture<'a, Result<()>>;
+    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>>;
+    /// One image.
+    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>>;
     /// Changes of a record.
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>>;
     /// The end of an image.
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>>;
+}
+
+/// What `source` asks for.
+pub trait Downloads: Send + Sync + 'static {
     /// The data of an image, or a range of them.
     fn download<'a>(
         &'a self,
@@ -44,7 +58,12 @@ pub trait ImageService: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Download>>;
 }
 
-impl ImageService for Glance {
+/// All of it.
+pub trait ImageService: Listing + Records + Downloads {}
+
+impl<T: Listing + Records + Downloads> ImageService for T {}
+
+impl Cloud for Glance {
     fn cloud_key(&self) -> &str {
         Glance::cloud_key(self)
     }
@@ -52,7 +71,9 @@ impl ImageService for Glance {
     fn project_id(&self) -> Option<&str> {
         Glance::project_id(self)
     }
+}
 
+impl Listing for Glance {
     fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
         Box::pin(Glance::list(self, limit, next))
     }
@@ -61,20 +82,22 @@ impl ImageService for Glance {
         Box::pin(Glance::find_by_name(self, name))
     }
 
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(Glance::show(self, id))
-    }
-
     fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
         Box::pin(Glance::schema(self))
     }
+}
 
+impl Records for Glance {
     fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
         Box::pin(Glance::create(self, image))
     }
 
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
+    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
         Box::pin(Glance::upload(self, id, size, open))
+    }
+
+    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(Glance::show(self, id))
     }
 
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
@@ -84,7 +107,9 @@ impl ImageService for Glance {
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
         Box::pin(Glance::delete(self, id))
     }
+}
 
+impl Downloads for Glance {
     fn download<'a>(
         &'a self,
         id: &'a ImageId,

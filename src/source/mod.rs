@@ -1,11 +1,33 @@
 //! Where the blocks of an image come from: ranged requests, or one shared stream.
+//!
+//! Only Glance's `file` and `cinder` stores serve ranges; rbd, swift, s3, http and vmware answer a
+//! `Range` with HTTP 400. [`Sources`] finds out which one an image is in by asking for the first
+//! range, and remembers the answer per store. See `chooser` for the decision, `body` for how a
+//! transfer survives cuts, `slots` for how many are open at once.
+
+mod body;
+mod chooser;
+#[cfg(test)]
+pub(crate) mod fake;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+use crate::config::HttpConfig;
 use crate::error::Result;
+use crate::glance::{Downloads, Image};
 use crate::units::ByteRange;
+
+use self::chooser::Chooser;
+use self::slots::Slots;
 
 /// How an image is being read, as `user.glancefs.source` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +40,15 @@ pub enum SourceKind {
     Streamed,
 }
 
+/// Whether somebody waits for a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// A reader waits: the transfer waits for a free connection if it must.
+    Demand,
+    /// Nobody waits yet: without a free connection the fetch fails with `Busy`, and nothing is lost.
+    Prefetch,
+}
+
 /// A transfer that has begun.
 pub struct Transfer {
     /// The bytes that will come, contiguous and in order: at least what was asked for.
@@ -26,29 +57,71 @@ pub struct Transfer {
     pub chunks: BoxStream<'static, Result<Bytes>>,
 }
 
-/// Makes the source of each image of a mount, and remembers per store what it can do.
-pub struct Sources {}
-
-impl Sources {
-    /// Sources that download from `service`.
-    pub fn new(
-        _service: std::sync::Arc<dyn crate::glance::ImageService>,
-        _config: &crate::config::HttpConfig,
-    ) -> Self {
-        unimplemented!()
-    }
-
-    /// The source of one image.
-    pub fn of(&self, _image: &crate::glance::Image) -> std::sync::Arc<dyn Source> {
-        unimplemented!()
-    }
-}
-
 /// Gives the bytes of one image; the cache asks it for what is missing.
 pub trait Source: Send + Sync + 'static {
     /// Begins to fetch at least `range` (not empty, within the image).
-    fn fetch(&self, range: ByteRange) -> BoxFuture<'_, Result<Transfer>>;
+    ///
+    /// # Errors
+    /// `RangeUnsupported`: [`Source::kind`] is `Streamed` from now on, and every further fetch gives
+    /// the whole image from byte 0, so there should be one for all readers. `Busy`: a prefetch found no
+    /// free connection. `Stale`: the image is gone.
+    fn fetch(&self, range: ByteRange, urgency: Urgency) -> BoxFuture<'_, Result<Transfer>>;
 
     /// What is known of how this image is served.
     fn kind(&self) -> SourceKind;
+}
+
+/// Makes the source of each image of a mount; cheap to clone.
+#[derive(Clone)]
+pub struct Sources {
+    shared: Arc<Shared>,
+}
+
+/// What the images of a mount share: the way to Glance, the connections, what is known of the stores.
+struct Shared {
+    downloads: Arc<dyn Downloads>,
+    slots: Slots,
+    /// No transfer goes on for longer than this without a byte.
+    patience: Duration,
+    stores: Mutex<HashMap<Box<str>, SourceKind>>,
+}
+
+/// Stores remembered. Their names come from the server; a cloud has a handful.
+const STORES_REMEMBERED: usize = 256;
+
+impl Sources {
+    /// Sources that fetch through `downloads`, with at most `http.max_connections` transfers at once.
+    pub fn new(downloads: Arc<dyn Downloads>, http: &HttpConfig) -> Self {
+        let slots = Slots::new(http.max_connections, http.timeout);
+        let shared = Shared { downloads, slots, patience: http.timeout, stores: Mutex::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The source of `image`, which should be active: its size is known then.
+    pub fn of(&self, image: &Image) -> Arc<dyn Source> {
+        let store = image.stores.clone().unwrap_or_else(|| "default".into());
+        let size = image.size.unwrap_or(0);
+        Arc::new(Chooser::new(Arc::clone(&self.shared), image.id.clone(), size, store))
+    }
+}
+
+impl Shared {
+    fn known(&self, store: &str) -> SourceKind {
+        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.get(store).copied().unwrap_or(SourceKind::Unknown)
+    }
+
+    fn learn(&self, store: &str, kind: SourceKind) {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        if stores.get(store) == Some(&kind) {
+            return;
+        }
+        if stores.len() >= STORES_REMEMBERED && !stores.contains_key(store) {
+            return;
+        }
+        if kind == SourceKind::Streamed {
+            tracing::info!(store, "this store serves no ranges: its images are read as one stream");
+        }
+        stores.insert(store.into(), kind);
+    }
 }

@@ -1,110 +1,119 @@
 //! Uploads: spool and journal, then create, PUT, verify; then the spool becomes the cache file.
+//!
+//! ```text
+//! Draft ──┬── Spool    the bytes: one sparse, locked file        (spool.rs, folder.rs)
+//!         ├── Journal  name, id, step, failure: one JSON file    (journal.rs)
+//!         └── Commit   from a quiet draft to an image            (commit.rs)
+//!               ├── Upload  create, PUT, verify, take back       (upload.rs)
+//!               ├── Body    read ahead, hash, count              (body.rs)
+//!               ├── sniff   content to disk_format               (sniff.rs, carry.rs)
+//!               └── Records, Keeper: Glance and the cache        (keeper.rs)
+//! ```
+//!
+//! An image appears only when all of its bytes were given and none was lost: a draft whose write
+//! failed cannot be committed, a failed upload takes its record back and keeps the spool, and what
+//! a crash leaves is told by [`Uploads::leftovers`].
 
+mod body;
+mod carry;
+mod commit;
+mod draft;
+#[cfg(test)]
+mod fake;
+mod folder;
+mod journal;
+mod keeper;
+mod recover;
+mod sniff;
+mod spool;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+use std::fmt;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use crate::cache::Cache;
 use crate::config::SpoolConfig;
 use crate::error::Result;
-use crate::glance::{Image, ImageService};
-use crate::units::{ByteRange, ImageId};
+use crate::glance::{Image, Records};
+use crate::units::ImageId;
+
+pub use draft::Draft;
+
+use folder::Folder;
+use keeper::Keeper;
+use upload::Pace;
 
 /// What an upload is for.
 #[derive(Debug, Clone)]
 pub struct Intent {
-    /// The id the image will have.
+    /// The id the image will have, unless a retry needs a fresh one: see [`Draft::commit`].
     pub id: ImageId,
     /// The image's name as Glance shall hold it.
     pub name: String,
     /// The record exists already (status `queued`): fill it instead of creating one.
     pub reserved: bool,
-    /// The image that this one replaces; its attributes and properties are carried over.
+    /// The image that this one replaces; its attributes and properties are carried over, and it is
+    /// deleted once the new one is active.
     pub replaces: Option<Image>,
 }
 
 /// The spool of this process and the way from it to Glance; cheap to clone.
 #[derive(Clone)]
-pub struct Uploads {}
+pub struct Uploads {
+    shared: Arc<Shared>,
+}
+
+/// What all drafts of a mount use.
+struct Shared {
+    folder: Arc<Folder>,
+    records: Arc<dyn Records>,
+    keeper: Arc<dyn Keeper>,
+    pace: Pace,
+}
 
 impl Uploads {
     /// Opens or creates the spool folder (0700; tightened when ours, refused when not).
-    pub fn open(_config: &SpoolConfig, _service: Arc<dyn ImageService>, _cache: Cache) -> Result<Self> {
-        unimplemented!()
+    ///
+    /// Blocks on the disk: drafts of dead processes that never had a byte are removed here.
+    ///
+    /// # Errors
+    /// `Config` when the folder belongs to another user or is used for other things, `Io`.
+    pub fn open(config: &SpoolConfig, records: Arc<dyn Records>, cache: Cache) -> Result<Self> {
+        Self::with(config, records, Arc::new(cache), Pace::default())
     }
 
-    /// A new, empty draft with a spool file of its own.
-    pub fn draft(&self, _intent: Intent) -> Result<Arc<Draft>> {
-        unimplemented!()
+    fn with(
+        config: &SpoolConfig,
+        records: Arc<dyn Records>,
+        keeper: Arc<dyn Keeper>,
+        pace: Pace,
+    ) -> Result<Self> {
+        let folder = Arc::new(Folder::open(config)?);
+        for line in recover::leftovers(&folder) {
+            tracing::warn!("{line}");
+        }
+        Ok(Self { shared: Arc::new(Shared { folder, records, keeper, pace }) })
     }
 
-    /// What earlier runs left in the spool, one line each, for `.glancefs/errors`.
+    /// A new, empty draft with a spool file of its own. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub fn draft(&self, intent: Intent) -> Result<Arc<Draft>> {
+        Draft::create(self.shared.clone(), intent).map(Arc::new)
+    }
+
+    /// What earlier runs left in the spool, and what this one gave up, one line each, for
+    /// `.glancefs/errors`: at most 100, oldest first. Reads the folder, so it blocks on the disk.
     pub fn leftovers(&self) -> Vec<String> {
-        unimplemented!()
+        recover::leftovers(&self.shared.folder)
     }
 }
 
-/// A file being written, not yet an image. All methods but `reserve` and `commit` are short local
-/// file operations that may block on the disk: call them from a thread that may.
-pub struct Draft {}
-
-impl Draft {
-    /// The bytes so far.
-    pub fn size(&self) -> u64 {
-        unimplemented!()
+impl fmt::Debug for Uploads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uploads").field("folder", &self.shared.folder.path()).finish_non_exhaustive()
     }
-
-    /// Something was written or truncated since the draft was made or last committed.
-    pub fn is_dirty(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// Writes all of `data` at `offset`; `NoSpace` at the spool's limit.
-    pub fn write(&self, _offset: u64, _data: &[u8]) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Reads back what was written, short at the end.
-    pub fn read(&self, _range: ByteRange) -> Result<Bytes> {
-        unimplemented!()
-    }
-
-    /// Sets the length.
-    pub fn truncate(&self, _size: u64) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Makes the spool durable; commits nothing.
-    pub fn sync(&self) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// The name under which it will be created; a rename before the commit is local.
-    pub fn rename(&self, _name: String) {}
-
-    /// Creates the record only (`touch`): status `queued`, data may come later.
-    pub async fn reserve(&self) -> Result<Image> {
-        unimplemented!()
-    }
-
-    /// Makes it an active image and returns the record; on failure the spool is kept and listed.
-    pub async fn commit(&self) -> Result<Image> {
-        unimplemented!()
-    }
-
-    /// It begins as qcow2, vmdk or another container format does.
-    pub fn is_container(&self) -> Result<bool> {
-        unimplemented!()
-    }
-
-    /// The image that a commit replaced and removed.
-    pub fn replaced(&self) -> Option<ImageId> {
-        unimplemented!()
-    }
-
-    /// Publishes nothing and keeps the spool, with `reason` in its journal.
-    pub fn abandon(&self, _reason: &str) {}
-
-    /// Removes spool and journal: nothing was written, or nobody wants it.
-    pub fn discard(&self) {}
 }

@@ -1,0 +1,437 @@
+//! The two files of one cached image: blocks read through their CRC, written data first.
+//!
+//! Everything here may wait for the disk, unless it says otherwise.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use bytes::Bytes;
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
+use rustix::io::ReadWriteFlags;
+
+use crate::cache::identity::{ContentIdentity, Key, Verified};
+use crate::error::{Error, Result};
+use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange};
+
+use super::bits::Bits;
+use super::folder::{Folder, Part, try_lock};
+use super::index::{ENTRY_LEN, Entry, FileState, HEADER_LEN, Header, Proof, Stamp, entry_offset};
+
+/// Blocks of one extent: the grain of last-use stamps and of eviction, 1 MiB.
+pub(crate) const EXTENT_BLOCKS: u64 = 16;
+/// Blocks read or written in one system call: well below the 1024 buffers that the kernel takes.
+pub(crate) const BATCH_BLOCKS: u64 = 128;
+/// Bytes of an index read at once while it is scanned: 512 MiB of image per system call.
+const SCAN_BYTES: usize = 64 * 1024;
+
+/// How long a read may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// As long as the disk needs.
+    ForDisk,
+    /// Not at all: what is not in the page cache counts as absent.
+    Never,
+}
+
+/// The index and data file of one image, held open under a shared lock.
+///
+/// `present` is what the index said last; other processes change the index, so it is a hint. What
+/// decides is the entry on disk, read together with the block, and its CRC.
+#[derive(Debug)]
+pub(crate) struct Files {
+    index: File,
+    data: File,
+    header: Header,
+    present: Bits,
+    /// Extents used since their stamps were last written.
+    touched: Bits,
+    writable: bool,
+}
+
+impl Files {
+    /// The files of this identity; `None`: there are none, or another process is in the way of repairing them.
+    pub(crate) fn open(folder: &Folder, identity: &ContentIdentity, create: bool) -> Result<Option<Self>> {
+        let key = identity.key();
+        let header = Header {
+            key,
+            content: identity.content_key(),
+            size: identity.size,
+            proof: None,
+            label: identity.label(),
+        };
+        let failed = |error| Error::io("opening the cache files of an image", error);
+        let access = if create { OFlags::RDWR | OFlags::CREATE } else { OFlags::RDWR };
+        let Some(index) = open_locked(folder, key, access).map_err(failed)? else { return Ok(None) };
+        let found = read_header(&index).map_err(failed)?;
+        let proof = match found {
+            Some(found)
+                if found.key == key && found.size == identity.size && found.content == header.content =>
+            {
+                found.proof
+            }
+            // Empty, damaged or foreign: begin anew, alone. A fresh file may be begun by two at once,
+            // since both write the same.
+            _ => {
+                let fresh = index.metadata().map_err(failed)?.len() == 0;
+                if !fresh {
+                    if !try_lock(&index, FlockOperation::NonBlockingLockExclusive).map_err(failed)? {
+                        return Ok(None);
+                    }
+                    tracing::warn!(%key, "an index in the cache is damaged: its blocks will be fetched again");
+                    index.set_len(0).map_err(failed)?;
+                }
+                index.write_all_at(&header.encode(), 0).map_err(failed)?;
+                if !fresh && !try_lock(&index, FlockOperation::NonBlockingLockShared).map_err(failed)? {
+                    return Ok(None);
+                }
+                None
+            }
+        };
+        // A length that is not right cannot lie: entries that are missing say "absent".
+        if index.metadata().map_err(failed)?.len() != index_len(identity.size) {
+            index.set_len(index_len(identity.size)).map_err(failed)?;
+        }
+        let access = OFlags::RDWR | OFlags::CREATE;
+        let Some(data) = folder.open_image(key, Part::Data, access).map_err(failed)? else { return Ok(None) };
+        // A data file that someone cut or lengthened gets its length back; CRCs judge what is in it.
+        if data.metadata().map_err(failed)?.len() != identity.size {
+            data.set_len(identity.size).map_err(failed)?;
+        }
+        let files = Self::with(index, data, Header { proof, ..header }, true);
+        files.refresh(BlockRange::of_image(identity.size)).map_err(failed)?;
+        Ok(Some(files))
+    }
+
+    /// Another image's complete copy, verified to have this content; only ever read.
+    pub(crate) fn open_shared(folder: &Folder, identity: &ContentIdentity) -> Option<Self> {
+        let content = identity.content_key()?;
+        let key = folder.alias(content).filter(|key| *key != identity.key())?;
+        let index = open_locked(folder, key, OFlags::RDONLY).ok()??;
+        let header = read_header(&index).ok()??;
+        if header.key != key || header.content != Some(content) || header.size != identity.size {
+            return None;
+        }
+        let data = folder.open_image(key, Part::Data, OFlags::RDONLY).ok()??;
+        let files = Self::with(index, data, header, false);
+        files.refresh(BlockRange::of_image(identity.size)).ok()?;
+        (files.proven() != Verified::None).then_some(files)
+    }
+
+    fn with(index: File, data: File, header: Header, writable: bool) -> Self {
+        let blocks = BlockRange::of_image(header.size).len();
+        let extents = blocks.div_ceil(EXTENT_BLOCKS);
+        Self { index, data, header, present: Bits::new(blocks), touched: Bits::new(extents), writable }
+    }
+
+    /// Names the files.
+    pub(crate) fn key(&self) -> Key {
+        self.header.key
+    }
+
+    /// The block was on disk when we last looked. Never waits.
+    pub(crate) fn has(&self, block: BlockIndex) -> bool {
+        self.present.get(block.0)
+    }
+
+    /// Bytes on disk as we know it. Never waits.
+    pub(crate) fn present_bytes(&self) -> u64 {
+        (self.present.count() * BLOCK_SIZE).min(self.header.size)
+    }
+
+    /// Every block is on disk as we know it. Never waits.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.present.count() == BlockRange::of_image(self.header.size).len()
+    }
+
+    /// Looks into the index again: other processes fill and evict as well.
+    pub(crate) fn refresh(&self, blocks: BlockRange) -> io::Result<()> {
+        let mut raw = vec![0; SCAN_BYTES.min((blocks.len() * ENTRY_LEN) as usize)];
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let count = (blocks.end.0 - at.0).min(raw.len() as u64 / ENTRY_LEN);
+            let piece = &mut raw[..(count * ENTRY_LEN) as usize];
+            read_or_zeros(&self.index, piece, entry_offset(at))?;
+            for (entry, block) in Entry::decode_all(piece).zip(at.0..) {
+                self.present.set(block, entry.is_some());
+            }
+            at = BlockIndex(at.0 + count);
+        }
+        Ok(())
+    }
+
+    /// The blocks that are here and intact, in order, `None` for the others. `damaged` counts those
+    /// whose CRC did not match, which are forgotten.
+    pub(crate) fn read(&self, blocks: BlockRange, wait: Wait, damaged: &mut u64) -> Vec<Option<Bytes>> {
+        let mut out = vec![None; blocks.len() as usize];
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let end = BlockIndex(blocks.end.0.min(at.0 + BATCH_BLOCKS));
+            let batch = BlockRange { start: at, end };
+            let slots = &mut out[(at.0 - blocks.start.0) as usize..];
+            if self.read_batch(batch, wait, slots, damaged).is_none() && wait == Wait::Never {
+                break;
+            }
+            at = end;
+        }
+        out
+    }
+
+    /// `None`: the disk could not tell, or not at once.
+    fn read_batch(
+        &self,
+        blocks: BlockRange,
+        wait: Wait,
+        out: &mut [Option<Bytes>],
+        damaged: &mut u64,
+    ) -> Option<()> {
+        let mut raw = vec![0; (blocks.len() * ENTRY_LEN) as usize];
+        read_vectored(&self.index, &mut [IoSliceMut::new(&mut raw)], entry_offset(blocks.start), wait)?;
+        let entries: Vec<Option<Entry>> = Entry::decode_all(&raw).collect();
+        for (entry, block) in entries.iter().zip(blocks.iter()) {
+            self.present.set(block.0, entry.is_some());
+        }
+        let mut first = 0;
+        for run in entries.chunk_by(|a, b| a.is_some() == b.is_some()) {
+            let start = BlockIndex(blocks.start.0 + first as u64);
+            if run.first().is_some_and(Option::is_some) {
+                self.read_run(start, run, wait, &mut out[first..], damaged)?;
+            }
+            first += run.len();
+        }
+        Some(())
+    }
+
+    fn read_run(
+        &self,
+        start: BlockIndex,
+        entries: &[Option<Entry>],
+        wait: Wait,
+        out: &mut [Option<Bytes>],
+        damaged: &mut u64,
+    ) -> Option<()> {
+        let indices = (start.0..).map(BlockIndex);
+        let mut buffers: Vec<Vec<u8>> = indices
+            .clone()
+            .zip(entries)
+            .map(|(block, _)| vec![0; block.bytes(self.header.size).len() as usize])
+            .collect();
+        let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+        read_vectored(&self.data, &mut slices, start.offset(), wait)?;
+        for (((buffer, entry), block), slot) in buffers.into_iter().zip(entries).zip(indices).zip(out) {
+            let Some(entry) = entry else { continue };
+            if crc32c::crc32c(&buffer) == entry.crc {
+                self.touch(block);
+                *slot = Some(Bytes::from(buffer));
+            } else if wait == Wait::ForDisk {
+                // Torn by a crash, flipped by the disk, or evicted by another process just now.
+                *damaged += 1;
+                self.forget(BlockRange { start: block, end: block.next() }).ok();
+            }
+        }
+        Some(())
+    }
+
+    /// Writes consecutive whole blocks: the data, and only then the entries that vouch for them.
+    pub(crate) fn write(&self, start: BlockIndex, blocks: &[Bytes]) -> io::Result<()> {
+        let used = Stamp::now();
+        let mut at = start;
+        for batch in blocks.chunks(BATCH_BLOCKS as usize) {
+            let mut slices: Vec<_> = batch.iter().map(|block| IoSlice::new(block)).collect();
+            write_vectored(&self.data, &mut slices, at.offset())?;
+            let entries: Vec<u8> =
+                batch.iter().flat_map(|block| Entry { crc: crc32c::crc32c(block), used }.encode()).collect();
+            self.index.write_all_at(&entries, entry_offset(at))?;
+            for _ in batch {
+                self.present.set(at.0, true);
+                at = at.next();
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears the entries of blocks; their data become meaningless.
+    pub(crate) fn forget(&self, blocks: BlockRange) -> io::Result<()> {
+        blocks.iter().for_each(|block| self.mark_absent(block));
+        if self.writable && !blocks.is_empty() {
+            let zeros = vec![0; (blocks.len() * ENTRY_LEN) as usize];
+            self.index.write_all_at(&zeros, entry_offset(blocks.start))?;
+        }
+        Ok(())
+    }
+
+    /// The entry of a block was cleared by somebody. Never waits.
+    pub(crate) fn mark_absent(&self, block: BlockIndex) {
+        self.present.set(block.0, false);
+    }
+
+    /// The block was used. Never waits.
+    pub(crate) fn touch(&self, block: BlockIndex) {
+        self.touched.set(block.0 / EXTENT_BLOCKS, true);
+    }
+
+    /// Writes the stamps of the extents used since the last call, into one present block of each:
+    /// the age of an extent is that of its youngest block.
+    pub(crate) fn write_stamps(&self) -> io::Result<()> {
+        if !self.writable {
+            return Ok(());
+        }
+        let now = Stamp::now();
+        for extent in self.touched.drain() {
+            let first = extent * EXTENT_BLOCKS;
+            let Some(block) = (first..first + EXTENT_BLOCKS).find(|block| self.present.get(*block)) else {
+                continue;
+            };
+            let mut raw = Entry::ABSENT;
+            read_or_zeros(&self.index, &mut raw, entry_offset(BlockIndex(block)))?;
+            // Only the stamp is written. Were the block evicted in between, its entry would claim CRC 0
+            // for a hole, which does not match.
+            if Entry::decode(raw).is_some_and(|entry| entry.used < now) {
+                self.index.write_all_at(&now.0.to_le_bytes(), entry_offset(BlockIndex(block)) + 4)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The data file as it is now.
+    pub(crate) fn state(&self) -> io::Result<FileState> {
+        file_state(&self.data)
+    }
+
+    /// Makes the data file durable, so that a proof recorded after it survives a power cut.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.data.sync_data()
+    }
+
+    /// Records that the whole was hashed and matched while the data file was in `proof.state`.
+    pub(crate) fn record(&self, proof: Proof) -> io::Result<()> {
+        let header = Header { proof: Some(proof), ..self.header.clone() };
+        self.index.write_all_at(&header.encode(), 0)
+    }
+
+    /// How the whole is proven, by the header on disk and the data file as it is now. Two short system calls.
+    pub(crate) fn proven(&self) -> Verified {
+        let proof = read_header(&self.index).ok().flatten().and_then(|header| header.proof);
+        match (proof, self.state()) {
+            (Some(proof), Ok(state)) if proof.state == state && self.is_complete() => proof.kind,
+            _ => Verified::None,
+        }
+    }
+
+    /// Drops everything: the bytes are not what they should be.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        self.index.write_all_at(&Header { proof: None, ..self.header.clone() }.encode(), 0)?;
+        self.index.set_len(HEADER_LEN)?;
+        self.index.set_len(index_len(self.header.size))?;
+        self.present.drain();
+        self.data.set_len(0)?;
+        self.data.set_len(self.header.size)
+    }
+}
+
+/// Gives the disk space of some bytes back; they read as zeros from then on.
+pub(crate) fn punch(data: &File, offset: u64, len: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(data, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
+}
+
+/// A file's size and times.
+pub(crate) fn file_state(file: &File) -> io::Result<FileState> {
+    let meta = file.metadata()?;
+    // Nanoseconds are below 10^9.
+    let time = |seconds: i64, nanos: i64| (seconds, u32::try_from(nanos).unwrap_or(0));
+    Ok(FileState {
+        size: meta.len(),
+        mtime: time(meta.mtime(), meta.mtime_nsec()),
+        ctime: time(meta.ctime(), meta.ctime_nsec()),
+    })
+}
+
+/// The length of the index of an image of `size` bytes.
+pub(crate) fn index_len(size: u64) -> u64 {
+    HEADER_LEN + BlockRange::of_image(size).len() * ENTRY_LEN
+}
+
+/// Reads the header of an index; `None`: it is damaged or missing.
+pub(crate) fn read_header(index: &File) -> io::Result<Option<Header>> {
+    if index.metadata()?.len() < HEADER_LEN {
+        return Ok(None);
+    }
+    // Another process may be writing it: a torn header is looked at again.
+    for pause in [0, 2, 20] {
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        let mut raw = vec![0; HEADER_LEN as usize];
+        read_or_zeros(index, &mut raw, 0)?;
+        if let Ok(header) = Header::decode(&raw) {
+            return Ok(Some(header));
+        }
+    }
+    Ok(None)
+}
+
+/// Opens an index and takes the shared lock that keeps its files from being removed.
+fn open_locked(folder: &Folder, key: Key, access: OFlags) -> io::Result<Option<File>> {
+    // Whoever removes a file holds its exclusive lock; what we locked may be gone from the folder since.
+    for _ in 0..8 {
+        let Some(index) = folder.open_image(key, Part::Index, access)? else { return Ok(None) };
+        if !try_lock(&index, FlockOperation::NonBlockingLockShared)? {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            continue;
+        }
+        if index.metadata()?.nlink() > 0 {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
+}
+
+/// Fills `buffer` from `offset`; what lies beyond the end of the file is zeros.
+pub(crate) fn read_or_zeros(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => {
+                buffer[done..].fill(0);
+                return Ok(());
+            }
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Fills every buffer from `offset`; `None` when not all could be had in the time given.
+fn read_vectored(file: &File, mut buffers: &mut [IoSliceMut<'_>], mut offset: u64, wait: Wait) -> Option<()> {
+    let flags = match wait {
+        Wait::Never => ReadWriteFlags::NOWAIT,
+        Wait::ForDisk => ReadWriteFlags::empty(),
+    };
+    while !buffers.is_empty() {
+        match rustix::io::preadv2(file, buffers, offset, flags) {
+            Ok(0) => return None,
+            Ok(count) => {
+                offset += count as u64;
+                IoSliceMut::advance_slices(&mut buffers, count);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(())
+}
+
+fn write_vectored(file: &File, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    while !buffers.is_empty() {
+        match rustix::io::pwritev(file, buffers, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                offset += count as u64;
+                IoSlice::advance_slices(&mut buffers, count);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! The disk tier of one image: its own files, and perhaps a verified copy of the same content beside.
+//!
+//! `folder` is the directory, `index` the format, `files` one pair of files, `evict` and `space` keep the
+//! whole within its limits, `health` says whether the disk is worth trying.
+
+pub(super) mod bits;
+pub(super) mod evict;
+pub(super) mod files;
+pub(super) mod folder;
+pub(super) mod health;
+pub(super) mod index;
+pub(super) mod space;
+
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+
+use crate::error::{Error, Kind, Result};
+use crate::units::{BlockIndex, BlockRange};
+
+use self::files::{Files, Wait};
+use self::folder::Folder;
+use super::identity::{ContentIdentity, Verified};
+
+/// One image on disk. Its own files appear with the first block that is written.
+pub(super) struct DiskImage {
+    folder: Arc<Folder>,
+    identity: ContentIdentity,
+    own: OnceLock<Files>,
+    /// Another image's verified copy; never written.
+    shared: Option<Files>,
+    /// Held while `own` is being opened.
+    opening: Mutex<()>,
+}
+
+impl DiskImage {
+    /// Looks what is there. Waits for the disk.
+    pub(super) fn open(folder: Arc<Folder>, identity: ContentIdentity) -> Result<Self> {
+        let own = Files::open(&folder, &identity, false)?;
+        let shared = match own {
+            None => Files::open_shared(&folder, &identity),
+            Some(_) => None,
+        };
+        let own = own.map_or_else(OnceLock::new, OnceLock::from);
+        Ok(Self { folder, identity, own, shared, opening: Mutex::new(()) })
+    }
+
+    fn tiers(&self) -> impl Iterator<Item = &Files> {
+        self.own.get().into_iter().chain(&self.shared)
+    }
+
+    /// The image's own files, made if they do not exist and `create` says so.
+    fn open_own(&self, create: bool) -> Result<Option<&Files>> {
+        if self.own.get().is_none() {
+            let _turn = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.own.get().is_none()
+                && let Some(files) = Files::open(&self.folder, &self.identity, create)?
+            {
+                // The lock is held: nobody else has set it.
+                self.own.set(files).ok();
+            }
+        }
+        Ok(self.own.get())
+    }
+
+    /// The image's own files, if they are open.
+    pub(super) fn own(&self) -> Option<&Files> {
+        self.own.get()
+    }
+
+    /// The block was on disk when we last looked. Never waits.
+    pub(super) fn has(&self, block: BlockIndex) -> bool {
+        self.tiers().any(|files| files.has(block))
+    }
+
+    /// Every block is in the image's own files, as we know them. Never waits.
+    pub(super) fn is_complete(&self) -> bool {
+        self.own().is_some_and(Files::is_complete)
+    }
+
+    /// Bytes on disk, as we know it. Never waits.
+    pub(super) fn present_bytes(&self) -> u64 {
+        self.tiers().map(Files::present_bytes).max().unwrap_or(0)
+    }
+
+    /// The block was used, wherever it came from. Never waits.
+    pub(super) fn touch(&self, block: BlockIndex) {
+        self.tiers().for_each(|files| files.touch(block));
+    }
+
+    /// The blocks that are here and intact, in order. With [`Wait::Never`] only what the page cache has.
+    pub(super) fn read(&self, blocks: BlockRange, wait: Wait, damaged: &mut u64) -> Vec<Option<Bytes>> {
+        if wait == Wait::ForDisk {
+            // Another mount may have made the files since; a failure shows when we write.
+            self.open_own(false).ok();
+        }
+        let mut out = vec![None; blocks.len() as usize];
+        for files in self.tiers() {
+            if out.iter().all(Option::is_some) {
+                break;
+            }
+            for (slot, found) in out.iter_mut().zip(files.read(blocks, wait, damaged)) {
+                if slot.is_none() {
+                    *slot = found;
+                }
+            }
+        }
+        out
+    }
+
+    /// Looks into the index again, for what other mounts did.
+    pub(super) fn refresh(&self, blocks: BlockRange) {
+        self.tiers().for_each(|files| {
+            files.refresh(blocks).ok();
+        });
+    }
+
+    /// Writes consecutive whole blocks.
+    pub(super) fn write(&self, start: BlockIndex, blocks: &[Bytes]) -> Result<()> {
+        let Some(files) = self.open_own(true)? else {
+            return Err(Error::new(Kind::Io, "another process is repairing the cache files of this image"));
+        };
+        files.write(start, blocks).map_err(|error| Error::io("writing to the cache", error))
+    }
+
+    /// The blocks were evicted from the image's own files.
+    pub(super) fn mark_absent(&self, blocks: BlockRange) {
+        if let Some(files) = self.own() {
+            blocks.iter().for_each(|block| files.mark_absent(block));
+        }
+    }
+
+    /// How the whole is proven. Short system calls only.
+    pub(super) fn proven(&self) -> Verified {
+        let proofs = self.tiers().map(Files::proven);
+        proofs.into_iter().find(|proof| *proof != Verified::None).unwrap_or(Verified::None)
+    }
+
+    /// Writes when blocks were last used.
+    pub(super) fn write_stamps(&self) -> io::Result<()> {
+        self.own().map_or(Ok(()), Files::write_stamps)
+    }
+}

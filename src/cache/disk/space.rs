@@ -1,0 +1,147 @@
+//! How much the cache occupies, and whether more may be written: a limit and a floor of free space.
+//!
+//! Used only from the thread that writes, which evicts when there is no room. Space is taken into account
+//! before a write, so the limit holds at all times for what this process writes; what other processes
+//! write is seen at the next count.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::evict::{Tenants, evict};
+use super::folder::{Disk, Folder, Part};
+
+/// How long a count of the data files is believed while we write: other mounts write too.
+const COUNT_LIFE: Duration = Duration::from_secs(30);
+/// How long the free space of the disk is believed, and how many bytes of ours it is believed for.
+const FREE_LIFE: Duration = Duration::from_secs(1);
+const FREE_LIFE_BYTES: u64 = 64 << 20;
+/// After no room could be made, nothing is written for so long: making room reads every index.
+const FULL_REST: Duration = Duration::from_secs(5);
+/// Eviction goes down to this share of the limit, so that it is not needed again at once.
+const LOW_WATER_PERCENT: u64 = 90;
+
+/// The space of the cache folder.
+#[derive(Debug)]
+pub(crate) struct Space {
+    limit: u64,
+    floor_percent: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    counted: Option<Instant>,
+    disk: Option<(Instant, Disk)>,
+    written_since: u64,
+    full_until: Option<Instant>,
+    said_full: bool,
+}
+
+impl Space {
+    pub(crate) fn new(limit: u64, floor_percent: u8) -> Self {
+        Self { limit, floor_percent: u64::from(floor_percent.min(100)), state: Mutex::default() }
+    }
+
+    /// Bytes allowed in all data files together.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Asks to write `bytes`; makes room if it must. `false`: there is none, do not write.
+    /// `freed` gets the bytes that were evicted.
+    pub(crate) fn admit(
+        &self,
+        folder: &Folder,
+        bytes: u64,
+        tenants: &dyn Tenants,
+        freed: &mut u64,
+    ) -> io::Result<bool> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.full_until.is_some_and(|until| Instant::now() < until) {
+            return Ok(false);
+        }
+        if state.counted.is_none_or(|at| at.elapsed() > COUNT_LIFE) {
+            state.count(folder)?;
+        }
+        let mut lacking = self.lacking(&mut state, folder, bytes)?;
+        if lacking > 0 {
+            match evict(folder, lacking, tenants)? {
+                Some(evicted) => *freed += evicted,
+                // Another process makes room for all; a short wait is better than a lost block.
+                None => std::thread::sleep(Duration::from_millis(50)),
+            }
+            state.count(folder)?;
+            state.disk = None;
+            lacking = self.lacking(&mut state, folder, bytes)?;
+        }
+        if lacking > 0 && !self.fits(&state, bytes) {
+            if !state.said_full {
+                tracing::warn!(cache = %folder.path().display(), "no room can be made in the cache: what is read is not kept on disk");
+                state.said_full = true;
+            }
+            state.full_until = Some(Instant::now() + FULL_REST);
+            return Ok(false);
+        }
+        state.said_full = false;
+        state.used += bytes;
+        state.written_since += bytes;
+        Ok(true)
+    }
+
+    /// Bytes that should be evicted before `bytes` are written; 0: there is room.
+    fn lacking(&self, state: &mut State, folder: &Folder, bytes: u64) -> io::Result<u64> {
+        let disk = match state.disk {
+            Some((at, disk)) if at.elapsed() < FREE_LIFE && state.written_since < FREE_LIFE_BYTES => disk,
+            _ => {
+                let disk = folder.disk()?;
+                state.disk = Some((Instant::now(), disk));
+                state.written_since = 0;
+                disk
+            }
+        };
+        if self.fits(state, bytes) {
+            return Ok(0);
+        }
+        let low_water = self.limit / 100 * LOW_WATER_PERCENT;
+        let over =
+            if state.used + bytes > self.limit { state.used + bytes - low_water.min(self.limit) } else { 0 };
+        let wanted_free = self.floor(disk) + bytes + (self.limit - low_water);
+        let short = if self.has_floor(state, bytes) { 0 } else { wanted_free.saturating_sub(disk.free) };
+        Ok(over.max(short))
+    }
+
+    fn floor(&self, disk: Disk) -> u64 {
+        disk.total / 100 * self.floor_percent
+    }
+
+    fn has_floor(&self, state: &State, bytes: u64) -> bool {
+        state.disk.is_some_and(|(_, disk)| {
+            disk.free.saturating_sub(state.written_since) >= self.floor(disk).saturating_add(bytes)
+        })
+    }
+
+    fn fits(&self, state: &State, bytes: u64) -> bool {
+        state.used + bytes <= self.limit && self.has_floor(state, bytes)
+    }
+}
+
+impl State {
+    /// Adds up what all data files occupy. Only names and sizes are looked at.
+    fn count(&mut self, folder: &Folder) -> io::Result<()> {
+        let mut keys = Vec::new();
+        folder.each_image(|key, part| {
+            if part == Part::Data {
+                keys.push(key);
+            }
+        })?;
+        let mut used = 0;
+        for key in keys {
+            used += folder.allocated(key)?.map_or(0, |(bytes, _)| bytes);
+        }
+        self.used = used;
+        self.counted = Some(Instant::now());
+        Ok(())
+    }
+}

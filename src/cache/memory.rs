@@ -1,0 +1,131 @@
+//! The memory tier: the blocks used last, over all images, as many as the budget leaves room for.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use crate::budget::Budget;
+use crate::units::BlockIndex;
+
+use super::identity::Key;
+
+/// Blocks in memory, whole ones only. Its lock is a leaf: nothing else is locked under it.
+pub(super) struct Memory {
+    budget: Arc<Budget>,
+    tier: Mutex<Tier>,
+}
+
+struct Tier {
+    blocks: LruCache<(Key, BlockIndex), Bytes>,
+    bytes: u64,
+}
+
+impl Memory {
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, tier: Mutex::new(Tier { blocks: LruCache::unbounded(), bytes: 0 }) }
+    }
+
+    fn tier(&self) -> MutexGuard<'_, Tier> {
+        self.tier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The block, which becomes the one used last.
+    pub(super) fn get(&self, image: Key, block: BlockIndex) -> Option<Bytes> {
+        self.tier().blocks.get(&(image, block)).cloned()
+    }
+
+    /// The block is there; its place in the order stays.
+    pub(super) fn contains(&self, image: Key, block: BlockIndex) -> bool {
+        self.tier().blocks.contains(&(image, block))
+    }
+
+    /// Keeps `bytes`, and lets go of the blocks unused for longest until all fit the budget.
+    ///
+    /// `bytes` must be a buffer of its own: a slice of a larger one would keep all of that alive
+    /// while only its own length is counted.
+    pub(super) fn insert(&self, image: Key, block: BlockIndex, bytes: Bytes) {
+        let mut tier = self.tier();
+        tier.bytes += bytes.len() as u64;
+        if let Some(old) = tier.blocks.put((image, block), bytes) {
+            tier.bytes -= old.len() as u64;
+        }
+        let room = self.budget.left();
+        while tier.bytes > room {
+            let Some((_, old)) = tier.blocks.pop_lru() else { break };
+            tier.bytes -= old.len() as u64;
+        }
+    }
+
+    /// Lets go of every block of `image`.
+    pub(super) fn purge(&self, image: Key) {
+        let mut tier = self.tier();
+        let doomed: Vec<_> = tier.blocks.iter().map(|(at, _)| *at).filter(|at| at.0 == image).collect();
+        for at in doomed {
+            if let Some(old) = tier.blocks.pop(&at) {
+                tier.bytes -= old.len() as u64;
+            }
+        }
+    }
+
+    /// The bytes of those blocks of `image` that `wanted` names.
+    pub(super) fn bytes_of(&self, image: Key, wanted: impl Fn(BlockIndex) -> bool) -> u64 {
+        let tier = self.tier();
+        let ours = tier.blocks.iter().filter(|((key, block), _)| *key == image && wanted(*block));
+        ours.map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    /// All bytes in it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tier().bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Key = Key([1; 32]);
+    const TWO: Key = Key([2; 32]);
+
+    fn block(len: usize) -> Bytes {
+        Bytes::from(vec![0; len])
+    }
+
+    #[test]
+    fn the_block_unused_for_longest_goes_first() {
+        let memory = Memory::new(Budget::new(300));
+        for at in 0..3 {
+            memory.insert(ONE, BlockIndex(at), block(100));
+        }
+        assert!(memory.get(ONE, BlockIndex(0)).is_some());
+        memory.insert(TWO, BlockIndex(0), block(100));
+        assert!(memory.contains(ONE, BlockIndex(0)));
+        assert!(!memory.contains(ONE, BlockIndex(1)));
+        assert_eq!(memory.bytes(), 300);
+    }
+
+    #[test]
+    fn what_is_in_flight_shrinks_it() {
+        let budget = Budget::new(300);
+        let memory = Memory::new(Arc::clone(&budget));
+        memory.insert(ONE, BlockIndex(0), block(100));
+        let held = budget.hold(250);
+        memory.insert(ONE, BlockIndex(1), block(100));
+        assert_eq!(memory.bytes(), 0, "not even the newest block fits");
+        drop(held);
+        memory.insert(ONE, BlockIndex(1), block(100));
+        assert_eq!(memory.bytes(), 100);
+    }
+
+    #[test]
+    fn a_block_replaced_is_counted_once_and_a_purge_counts_back() {
+        let memory = Memory::new(Budget::new(1000));
+        memory.insert(ONE, BlockIndex(0), block(100));
+        memory.insert(ONE, BlockIndex(0), block(50));
+        memory.insert(TWO, BlockIndex(0), block(10));
+        assert_eq!(memory.bytes(), 60);
+        memory.purge(ONE);
+        assert_eq!((memory.bytes(), memory.contains(TWO, BlockIndex(0))), (10, true));
+    }
+}

@@ -1,0 +1,187 @@
+//! A transfer that survives cuts: the same bytes in order, out of as many requests as it takes.
+//!
+//! A ranged transfer asks again for what has not come, beginning at the next byte. A whole-image
+//! transfer can only begin again at byte 0, so it skips what it has delivered. Both give up when
+//! nothing arrives for the deadline, or after too many requests.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+
+use crate::error::{Error, Kind, Result};
+use crate::units::{ByteRange, ImageId};
+
+use super::slots::Slot;
+use super::{Shared, Transfer};
+
+/// What to ask the server for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Plan {
+    /// `Range: bytes=…`.
+    Range(ByteRange),
+    /// No range: everything, from byte 0.
+    Whole,
+}
+
+/// Requests in a row that brought nothing new before a transfer fails. Starting a request has its own
+/// retries over all servers below, so this is about bodies that break at once.
+const FRUITLESS_REQUESTS: u32 = 4;
+/// Requests for one range, counting those that brought something: a server that cuts every few bytes
+/// must not be asked for ever.
+const RANGE_REQUESTS: u32 = 32;
+/// Requests for a whole image. Each begins at byte 0 again, so few are worth their cost.
+const WHOLE_REQUESTS: u32 = 5;
+/// The wait before a request that follows a fruitless one; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The state of one transfer.
+pub(super) struct Body {
+    shared: Arc<Shared>,
+    id: ImageId,
+    size: u64,
+    plan: Plan,
+    /// Held until the transfer is over.
+    _slot: Slot,
+    /// What is still to be delivered.
+    rest: ByteRange,
+    /// The body being read, and the offset of the next byte that it gives.
+    current: Option<(u64, BoxStream<'static, Result<Bytes>>)>,
+    requests: u32,
+    fruitless: u32,
+    last_byte: Instant,
+}
+
+impl Body {
+    pub(super) fn new(shared: Arc<Shared>, id: ImageId, size: u64, plan: Plan, slot: Slot) -> Self {
+        let rest = match plan {
+            Plan::Range(range) => range,
+            Plan::Whole => ByteRange::new(0, size),
+        };
+        Self {
+            shared,
+            id,
+            size,
+            plan,
+            _slot: slot,
+            rest,
+            current: None,
+            requests: 0,
+            fruitless: 0,
+            last_byte: Instant::now(),
+        }
+    }
+
+    /// Sends the first request and gives the transfer once its headers came.
+    pub(super) async fn begin(mut self) -> Result<Transfer> {
+        self.request().await?;
+        let range = self.rest;
+        let chunks = stream::unfold(Some(self), |body| async move {
+            let mut body = body?;
+            match body.next().await {
+                Ok(Some(chunk)) => Some((Ok(chunk), Some(body))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(Transfer { range, chunks: chunks.boxed() })
+    }
+
+    /// Asks for what is missing, in one request.
+    async fn request(&mut self) -> Result<()> {
+        self.requests += 1;
+        let asked = match self.plan {
+            Plan::Range(_) => Some(self.rest),
+            Plan::Whole => None,
+        };
+        let download = self.shared.downloads.download(&self.id, self.size, asked).await?;
+        let expected = asked.unwrap_or(ByteRange::new(0, self.size));
+        if download.range != expected {
+            let got = download.range;
+            return Err(Error::new(Kind::Integrity, format!("bytes {got} came for {expected}")));
+        }
+        self.current = Some((expected.start, download.chunks));
+        Ok(())
+    }
+
+    /// The next bytes; `None` when all were delivered.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if self.rest.is_empty() {
+                return Ok(None);
+            }
+            let failure = match self.current.take() {
+                Some((at, mut chunks)) => match tokio::time::timeout(self.stall(), chunks.next()).await {
+                    Ok(Some(Ok(chunk))) => {
+                        self.last_byte = Instant::now();
+                        let end = at.saturating_add(chunk.len() as u64);
+                        if end > self.rest.end {
+                            Error::new(Kind::Integrity, "the server sent more bytes than it promised")
+                        } else {
+                            self.current = Some((end, chunks));
+                            if let Some(fresh) = self.deliver(at, chunk) {
+                                return Ok(Some(fresh));
+                            }
+                            continue;
+                        }
+                    }
+                    Ok(Some(Err(error))) => error,
+                    Ok(None) => Error::new(Kind::Integrity, "the body ended early"),
+                    Err(_) => {
+                        let waited = self.stall().as_secs();
+                        Error::new(Kind::TimedOut, format!("no byte came for {waited} s"))
+                    }
+                },
+                None => match self.request().await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+            };
+            self.recover(failure).await?;
+        }
+    }
+
+    /// How long one silent body is waited for: a third of the deadline, which leaves time to go on elsewhere.
+    fn stall(&self) -> Duration {
+        self.shared.patience / 3
+    }
+
+    /// The part of `chunk`, which begins at `at`, that was not delivered before.
+    fn deliver(&mut self, at: u64, mut chunk: Bytes) -> Option<Bytes> {
+        let old = self.rest.start.saturating_sub(at).min(chunk.len() as u64);
+        // A chunk is a buffer in memory: its length, and so `old`, fits a usize.
+        let fresh = chunk.split_off(old as usize);
+        if fresh.is_empty() {
+            return None;
+        }
+        self.rest.start += fresh.len() as u64;
+        self.fruitless = 0;
+        Some(fresh)
+    }
+
+    /// Decides whether `failure` is worth another request, and waits a little before it.
+    async fn recover(&mut self, failure: Error) -> Result<()> {
+        self.fruitless += 1;
+        let allowed = match self.plan {
+            Plan::Range(_) => RANGE_REQUESTS,
+            Plan::Whole => WHOLE_REQUESTS,
+        };
+        let curable = failure.kind().is_transient() || failure.kind() == Kind::Integrity;
+        let over = self.fruitless >= FRUITLESS_REQUESTS
+            || self.requests >= allowed
+            || self.last_byte.elapsed() > self.shared.patience;
+        if failure.kind() == Kind::NotFound {
+            return Err(failure.with_kind(Kind::Stale));
+        }
+        if !curable || over {
+            return Err(failure.context(format!("bytes {} of image {}", self.rest, self.id)));
+        }
+        tracing::debug!(image = %self.id, rest = %self.rest, %failure, "resuming a cut transfer");
+        if self.fruitless > 1 {
+            tokio::time::sleep(FIRST_PAUSE * 2u32.pow(self.fruitless.min(5))).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,394 @@
+//! One upload: create the record, send the data, prove them; and take back what failed.
+//!
+//! ```text
+//!             journal            request             on failure
+//! creating    durable, before    POST (or PATCH)     our record is deleted
+//! uploading   relaxed            PUT                 our record is deleted; did it arrive after all?
+//! verifying   durable, after     GET until active    our record is deleted
+//! ```
+//! A record that was reserved before is never deleted. Transient failures are tried again from the
+//! start, on a fresh id when the record was ours: Glance never takes a deleted image's id again.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::body::{Body, Digests, digests_of, multihash_of};
+use super::carry::{Formats, attributes_of, formats};
+use super::journal::{Durability, Journal, JournalFile, Record, Step};
+use super::sniff::{Content, sniff};
+use super::spool::Spool;
+use crate::error::{Error, Kind, Result};
+use crate::glance::{Change, Image, NewImage, Status};
+use crate::units::ImageId;
+
+/// Tries in all. The client below retries requests by itself; these are for what it cannot repeat.
+const TRIES: u32 = 3;
+
+/// Records that could not be deleted are remembered up to this number, to be deleted later.
+const MAX_STRAYS: usize = 16;
+
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Before the second try; twice that before the third.
+    pub(super) retry: Duration,
+    /// Between looks at an image that is not active yet.
+    pub(super) poll: Duration,
+    /// For an image to become active after its data were sent. Glance answers a PUT only when the
+    /// image is active; this is for servers behind a proxy, and for answers that were lost.
+    pub(super) patience: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            retry: Duration::from_secs(1),
+            poll: Duration::from_millis(500),
+            patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A draft on its way to Glance; nobody writes to it meanwhile.
+pub(super) struct Upload {
+    pub(super) shared: Arc<Shared>,
+    pub(super) spool: Arc<Spool>,
+    /// Bytes to upload.
+    pub(super) size: u64,
+    pub(super) replaces: Option<Image>,
+    /// Bytes of the present try that were sent.
+    pub(super) sent: Arc<AtomicU64>,
+    /// Ends the upload while its data are being sent, or before.
+    pub(super) cancel: CancellationToken,
+    /// What the upload knows of itself; the draft takes it back afterwards.
+    pub(super) journal: Journal,
+    pub(super) journal_file: Arc<JournalFile>,
+}
+
+impl Upload {
+    /// Makes the draft an active, proven image. On failure nothing of ours stays in Glance, or the
+    /// journal names it.
+    pub(super) async fn publish(&mut self) -> Result<Image> {
+        let spool = self.spool.clone();
+        let content = blocking(move || sniff(|range| spool.read(range))).await?;
+        self.sweep().await;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let error = match self.attempt(&content, tries > 1).await {
+                Ok(image) => return Ok(image),
+                Err(error) => error,
+            };
+            self.withdraw().await;
+            if !error.kind().is_transient() || tries == TRIES {
+                return Err(error);
+            }
+            tracing::warn!(name = ?self.journal.name, %error, tries, "an upload failed and is tried again");
+            let pause = sleep(self.shared.pace.retry * tries);
+            self.unless_cancelled(async {
+                pause.await;
+                Ok(())
+            })
+            .await?;
+        }
+    }
+
+    /// Creates a record without data; one that exists already is only shown.
+    pub(super) async fn reserve(&mut self) -> Result<Image> {
+        if self.journal.record == Record::Reserved {
+            return self.shared.records.show(&self.journal.image).await;
+        }
+        self.note(Step::Reserving, Durability::Relaxed).await?;
+        let created = self.create(None, Vec::new()).await;
+        if created.is_err() {
+            self.withdraw().await;
+        }
+        created
+    }
+
+    async fn attempt(&mut self, content: &Content, again: bool) -> Result<Image> {
+        self.note(Step::Creating, Durability::Durable).await?;
+        if self.journal.record == Record::Reserved {
+            let image = self.shared.records.show(&self.journal.image).await?;
+            if again && image.status == Status::Active {
+                // The try before arrived after all, later than we waited for it.
+                return self.confirm(None).await;
+            }
+            self.prepare_reserved(content, &image).await?;
+        } else {
+            let formats = formats(content, self.replaces.as_ref());
+            object(content, &formats)?;
+            let project = self.shared.records.project_id();
+            let attributes = self.replaces.as_ref().map(|old| attributes_of(old, project)).transpose()?;
+            self.create(Some(formats), attributes.unwrap_or_default()).await?;
+        }
+        self.note(Step::Uploading, Durability::Relaxed).await?;
+        let body = Body::new(self.spool.clone(), self.size, self.sent.clone());
+        let open = || body.open();
+        let sending = self.shared.records.upload(&self.journal.image, self.size, &open);
+        let outcome = self.unless_cancelled(sending).await;
+        let digests = body.finish(self.shared.pace.patience).await;
+        match outcome {
+            Ok(()) => {
+                if let Err(error) = self.note(Step::Verifying, Durability::Durable).await {
+                    // The data are there: a failing disk of ours is no reason to take them back.
+                    tracing::warn!(%error, "the journal of an upload could not be written");
+                }
+                self.confirm(digests).await
+            }
+            Err(error) if may_have_happened(error.kind()) => {
+                // The answer may be all that was lost: then the image is there, whole.
+                self.confirm(digests).await.map_err(|_| error)
+            }
+            Err(error) => Err(self.explained(error)),
+        }
+    }
+
+    async fn create(
+        &mut self,
+        formats: Option<Formats>,
+        properties: Vec<(String, serde_json::Value)>,
+    ) -> Result<Image> {
+        self.journal.record = Record::Created;
+        let (disk_format, container_format) = formats.map(|f| (f.disk, f.container)).unzip();
+        let image = NewImage {
+            id: self.journal.image.clone(),
+            name: self.journal.name.clone(),
+            disk_format,
+            container_format,
+            properties,
+        };
+        let created = self.shared.records.create(&image).await;
+        if let Err(error) = &created
+            && !may_have_happened(error.kind())
+        {
+            // Refused: no record came to be, and one of that id would not be ours.
+            self.journal.record = Record::None;
+        }
+        created.map_err(|error| error.context("creating the image"))
+    }
+
+    /// Checks that the reserved record can take data, and sets its formats.
+    async fn prepare_reserved(&self, content: &Content, image: &Image) -> Result<()> {
+        let id = &image.id;
+        if image.status != Status::Queued {
+            let message = format!("image {id} is {:?}: only a queued image takes data", image.status);
+            return Err(Error::new(Kind::Busy, message));
+        }
+        if image.checksum.is_some() {
+            // Glance 33 keeps the hashes of refused data and answers every further PUT with 500.
+            return Err(Error::new(Kind::WrongFormat, spoilt(id)));
+        }
+        let formats = formats(content, Some(image));
+        object(content, &formats)?;
+        let mut changes = Vec::new();
+        for (key, have, want) in [
+            ("disk_format", &image.disk_format, formats.disk),
+            ("container_format", &image.container_format, formats.container),
+        ] {
+            if have.as_deref() != Some(want.as_str()) {
+                changes.push(Change::Set { key: key.to_owned(), value: want.into() });
+            }
+        }
+        if !changes.is_empty() {
+            self.shared.records.update(id, &changes).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the image is active, then compares what Glance stored with what we have.
+    async fn confirm(&self, digests: Option<Digests>) -> Result<Image> {
+        let id = &self.journal.image;
+        let deadline = Instant::now() + self.shared.pace.patience;
+        let image = loop {
+            let waits_for = match self.shared.records.show(id).await {
+                Ok(image) => match image.status {
+                    Status::Active | Status::Deactivated => break image,
+                    Status::Saving | Status::Uploading | Status::Importing => {
+                        Error::new(Kind::TimedOut, format!("image {id} stays {:?}", image.status))
+                    }
+                    status => {
+                        let message = format!("the data were sent but image {id} is {status:?}");
+                        return Err(Error::new(Kind::ServerError, message));
+                    }
+                },
+                Err(error) if error.kind().is_transient() => error,
+                Err(error) => return Err(error),
+            };
+            if Instant::now() >= deadline {
+                return Err(waits_for);
+            }
+            sleep(self.shared.pace.poll).await;
+        };
+        match self.difference(&image, digests).await? {
+            None => Ok(image),
+            Some(difference) => {
+                let mut message = format!("Glance stored other bytes than were sent: {difference}");
+                if self.journal.record == Record::Reserved {
+                    message.push_str(&format!("; image {id} is damaged: delete it and copy again"));
+                }
+                Err(Error::new(Kind::Integrity, message))
+            }
+        }
+    }
+
+    /// What Glance says of the stored data that is not so of ours; `None` when all of it is.
+    async fn difference(&self, image: &Image, digests: Option<Digests>) -> Result<Option<String>> {
+        let size = self.size;
+        if image.size != Some(size) {
+            return Ok(Some(format!("{:?} bytes stored, {size} sent", image.size)));
+        }
+        let spool = self.spool.clone();
+        let ours = match digests {
+            Some(digests) => Some(digests),
+            None => blocking(move || digests_of(&spool, size)).await?,
+        };
+        let Some(ours) = ours else { return Err(Error::new(Kind::Interrupted, "hashing was stopped")) };
+        let differs =
+            |what: &str, theirs: &str, ours: &str| Some(format!("{what} {theirs} stored, {ours} sent"));
+        if let Some(theirs) = image.checksum.as_deref()
+            && !theirs.eq_ignore_ascii_case(&ours.md5)
+        {
+            return Ok(differs("MD5", theirs, &ours.md5));
+        }
+        let Some(theirs) = &image.hash else {
+            if image.checksum.is_none() {
+                tracing::warn!(image = %image.id, "Glance gives no hash: only the size could be compared");
+            }
+            return Ok(None);
+        };
+        let (algorithm, value) = (theirs.algorithm.clone(), &theirs.value);
+        let expected = if algorithm.as_ref() == "sha512" {
+            Some(ours.sha512)
+        } else {
+            // A site's own choice, known only now: read the spool once more.
+            let spool = self.spool.clone();
+            blocking(move || multihash_of(&spool, size, &algorithm)).await?
+        };
+        Ok(expected
+            .filter(|ours| !value.eq_ignore_ascii_case(ours))
+            .and_then(|ours| differs(&theirs.algorithm, value, &ours)))
+    }
+
+    /// Deletes the record of a failed try, if it is ours; the next one gets a fresh id.
+    async fn withdraw(&mut self) {
+        if self.journal.record == Record::Created {
+            let id = std::mem::replace(&mut self.journal.image, ImageId::generate());
+            self.journal.record = Record::None;
+            self.take_back(id).await;
+        }
+    }
+
+    /// Deletes a record of ours; if that fails it stays noted.
+    async fn take_back(&mut self, id: ImageId) {
+        match self.shared.records.delete(&id).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(image = %id, %error, "the record of a failed upload could not be deleted");
+                if self.journal.strays.len() < MAX_STRAYS {
+                    self.journal.strays.push(id);
+                }
+            }
+        }
+    }
+
+    /// Deletes what could not be deleted when its try failed.
+    async fn sweep(&mut self) {
+        for id in std::mem::take(&mut self.journal.strays) {
+            self.take_back(id).await;
+        }
+    }
+
+    /// What is to do once the image is active: records of failed tries go, and so does the image
+    /// that this one replaces. What fails here does not undo the upload; it is told in words.
+    pub(super) async fn tidy_up(&mut self, image: &Image) -> Option<String> {
+        let mut failures = Vec::new();
+        self.sweep().await;
+        for stray in &self.journal.strays {
+            failures.push(format!("image {stray}, left by a failed try, could not be deleted"));
+        }
+        if let Some(old) = &self.replaces {
+            let store = &self.shared.records;
+            if old.protected {
+                // Only now, so that a failed upload could be deleted.
+                let protect = [Change::Set { key: "protected".to_owned(), value: true.into() }];
+                if let Err(error) = store.update(&image.id, &protect).await {
+                    failures.push(format!("image {} could not be protected: {error}", image.id));
+                }
+            }
+            if let Err(error) = store.delete(&old.id).await
+                && error.kind() != Kind::NotFound
+            {
+                let message = format!("image {}, which {} replaces, could not be deleted", old.id, image.id);
+                failures.push(format!("{message}: {error}"));
+            }
+        }
+        (!failures.is_empty()).then(|| failures.join("; "))
+    }
+
+    /// Writes the journal at a new step.
+    async fn note(&mut self, step: Step, durability: Durability) -> Result<()> {
+        self.journal.step = step;
+        self.journal.size = self.size;
+        self.journal.set_failure(None);
+        let (file, journal) = (self.journal_file.clone(), self.journal.clone());
+        blocking(move || file.store(durability, || Some(journal))).await
+    }
+
+    async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Error::new(Kind::Interrupted, "the upload was given up")),
+            outcome = work => outcome,
+        }
+    }
+
+    /// A refusal of the data, with what to do about it.
+    fn explained(&self, error: Error) -> Error {
+        if error.kind() != Kind::WrongFormat {
+            return error;
+        }
+        let cure = match self.journal.record {
+            Record::Reserved => spoilt(&self.journal.image),
+            _ => "look at the file with qemu-img info, convert it and copy again".to_owned(),
+        };
+        error.context(format!("Glance refuses the content ({cure})"))
+    }
+}
+
+/// Refuses content that no cloud could use, before hours of sending it.
+fn object(content: &Content, formats: &Formats) -> Result<()> {
+    match content.objection {
+        Some(objection) if formats.container == "bare" => Err(Error::new(Kind::WrongFormat, objection)),
+        _ => Ok(()),
+    }
+}
+
+fn spoilt(id: &ImageId) -> String {
+    format!("image {id} is spoilt by data that were refused and takes no more: delete it and copy again")
+}
+
+/// The request may have had its effect although it failed: no answer came, or none that says.
+///
+/// `Busy` is among them since a repeated PUT meets the image that the first one made active.
+fn may_have_happened(kind: Kind) -> bool {
+    kind.is_transient() || matches!(kind, Kind::Busy | Kind::Integrity | Kind::Io)
+}
+
+/// Runs work that waits for the disk where it may.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            Err(Error::new(Kind::Interrupted, "a local file operation was stopped").with_source(error))
+        }
+    }
+}
