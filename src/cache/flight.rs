@@ -216,11 +216,6 @@ impl Ticket {
         state.waiters.iter().any(|(block, senders)| rest.contains(*block) && alive(senders))
     }
 
-    /// Somebody waits for this block.
-    pub(super) fn is_awaited(&self, block: BlockIndex) -> bool {
-        self.flights.state().waiters.contains_key(&block)
-    }
-
     /// `block` has come and is in memory: those who wait for it get it. Blocks come in order.
     pub(super) fn deliver(&self, block: BlockIndex, bytes: &Bytes) {
         let waiters = {

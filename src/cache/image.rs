@@ -15,6 +15,7 @@ use super::disk::DiskImage;
 use super::disk::files::Wait;
 use super::flight::{Claim, Flights, Ticket};
 use super::identity::{ContentIdentity, Key, Verified};
+use super::writer::Patience;
 use super::{Core, transfer, verify};
 
 /// How often a read looks again when a transfer it waited for was dropped (a prefetch without a
@@ -372,24 +373,28 @@ impl CachedImage {
         self.state().last_error = Some(error.to_string());
     }
 
-    /// A block arrived: into memory, and to those who wait.
-    pub(super) fn publish(&self, ticket: &Ticket, block: BlockIndex, bytes: Bytes) {
-        if self.check_intact().is_ok() {
-            self.core.memory.insert(self.key, block, bytes.clone());
+    /// A block arrived: into memory, into the queue for the disk if there is room, and to those who wait.
+    /// Only then does the transfer wait for room.
+    pub(super) async fn publish(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        block: BlockIndex,
+        bytes: Bytes,
+        patience: &mut Patience,
+    ) {
+        if self.check_intact().is_err() {
+            return ticket.deliver(block, &bytes);
         }
+        self.core.memory.insert(self.key, block, bytes.clone());
+        let wanted_on_disk = self.disk_now().is_some_and(|disk| !disk.has(block));
+        let too_many = match wanted_on_disk {
+            true => self.core.writer.offer(&self.core, self, block, bytes.clone()),
+            false => None,
+        };
         ticket.deliver(block, &bytes);
-    }
-
-    /// Queues an arrived block for the disk, unless it is there.
-    pub(super) async fn keep(&self, block: BlockIndex, bytes: Bytes, patiently: bool) {
-        let Some(me) = self.me.upgrade() else { return };
-        let Some(disk) = self.disk_now() else { return };
-        if disk.has(block) {
-            return;
-        }
-        match patiently {
-            true => self.core.writer.offer_patiently(&self.core, &me, block, bytes).await,
-            false => self.core.writer.offer(&self.core, &me, block, bytes),
+        drop(bytes);
+        if let Some(bytes) = too_many {
+            self.core.writer.offer_patiently(&self.core, self, block, bytes, patience).await;
         }
     }
 

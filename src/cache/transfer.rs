@@ -14,6 +14,7 @@ use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange, ByteRange};
 
 use super::flight::Ticket;
 use super::image::CachedImage;
+use super::writer::Patience;
 
 /// A stream goes on for so long after the last handle was closed: programs open and close in turns.
 const STREAM_LINGER: Duration = Duration::from_secs(5);
@@ -67,16 +68,17 @@ async fn pump(
     }
     let mut blocks = Assembler::new(transfer.range, image.size());
     let mut idle: Option<Instant> = None;
+    let mut patience = Patience::of_transfer(stream);
     while let Some(chunk) = transfer.chunks.next().await {
         let mut chunk = chunk?;
         image.core().counters.fetched_bytes.add(chunk.len() as u64);
         while let Some((block, bytes)) = blocks.take(&mut chunk)? {
-            image.publish(ticket, block, bytes.clone());
+            let len = bytes.len() as u64;
+            image.publish(ticket, block, bytes, &mut patience).await;
             if !stream {
                 // In memory now, and counted there.
-                held.release(bytes.len() as u64);
+                held.release(len);
             }
-            image.keep(block, bytes, stream).await;
         }
         if stream {
             let wanted = image.is_open() || ticket.has_waiters();

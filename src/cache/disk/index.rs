@@ -251,7 +251,7 @@ mod tests {
         golden.extend_from_slice(b"image x of project p at http://glance:9292/, 1 bytes\0");
         assert_eq!(&raw[..golden.len()], &golden[..]);
         assert!(raw[golden.len()..CRC_AT].iter().all(|byte| *byte == 0));
-        assert_eq!(raw[CRC_AT..], [0; 4]);
+        assert_eq!(raw[CRC_AT..], [182, 87, 147, 54]);
         assert_eq!(Entry { crc: 0x0403_0201, used: Stamp(0x0807_0605) }.encode(), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(entry_offset(BlockIndex(3)), 4096 + 24);
     }

@@ -1,0 +1,303 @@
+//! Logging in to Keystone v3, through `openstack_sdk`: the library of the field, used for this and nothing else.
+//!
+//! Every renewal is a whole new login. The SDK's own renewal exchanges the old token for a new one, and Keystone
+//! gives that the old one's expiry; and its session would keep tokens on disk unless told not to.
+
+use std::time::Duration;
+
+use openstack_sdk::config::CloudConfig;
+use openstack_sdk::{AsyncOpenStack, AuthError, OpenStackError};
+use secrecy::ExposeSecret;
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
+
+use super::app_credential;
+use super::clouds::Origin;
+use super::endpoint::{CatalogueEntry, choose_image_endpoint, interface_name, parse_endpoint};
+use super::renewal::{Session, TokenSource};
+use super::tls::Tls;
+use super::token::Token;
+use crate::error::{Error, Kind, Result};
+
+/// What a login gives, before an endpoint is chosen.
+pub(super) struct Login {
+    pub token: Token,
+    pub project_id: Option<String>,
+    /// From the moment it was issued; both times are Keystone's, so a wrong clock here does no harm.
+    pub lifetime: Option<Duration>,
+    pub catalogue: Vec<CatalogueEntry>,
+}
+
+/// A cloud described by clouds.yaml or by `OS_*`.
+pub(super) struct Keystone {
+    origin: Origin,
+    /// As last read; read again when Keystone refuses it.
+    config: tokio::sync::Mutex<CloudConfig>,
+    /// What the command line says about the catalogue; it counts more than clouds.yaml.
+    region: Option<String>,
+    interface: Option<String>,
+    /// The operator gave endpoints: the catalogue need not have one.
+    endpoint_given: bool,
+    tls: Tls,
+    timeout: Duration,
+}
+
+impl Keystone {
+    pub(super) fn new(
+        origin: Origin,
+        config: CloudConfig,
+        (region, interface): (Option<String>, Option<String>),
+        endpoint_given: bool,
+        tls: Tls,
+        timeout: Duration,
+    ) -> Result<Self> {
+        check(&config)?;
+        let config = tokio::sync::Mutex::new(config);
+        Ok(Self { origin, config, region, interface, endpoint_given, tls, timeout })
+    }
+
+    /// Logs in; when Keystone refuses credentials that have changed in clouds.yaml since, once more with the new ones.
+    async fn login(&self) -> Result<Session> {
+        let mut config = self.config.lock().await;
+        let error = match self.login_with(&config).await {
+            Err(error) if error.kind() == Kind::NotAuthenticated => error,
+            other => return other,
+        };
+        let origin = self.origin.clone();
+        let reread = tokio::task::spawn_blocking(move || origin.read()).await;
+        match reread {
+            Ok(Ok(new)) if !same_credentials(&new, &config) && check(&new).is_ok() => {
+                tracing::info!(
+                    "the credentials of {} have changed: logging in with them",
+                    self.origin.describe()
+                );
+                let session = self.login_with(&new).await?;
+                *config = new;
+                Ok(session)
+            }
+            _ => Err(error),
+        }
+    }
+
+    async fn login_with(&self, config: &CloudConfig) -> Result<Session> {
+        let auth = config.auth.as_ref();
+        let url = auth.and_then(|auth| auth.auth_url.clone()).unwrap_or_default();
+        let by_name = config.auth_type.as_deref() == Some("v3applicationcredential")
+            && auth.is_some_and(|auth| auth.application_credential_id.is_none());
+        let login = if by_name {
+            app_credential::login(config, &self.tls, self.timeout).await
+        } else {
+            self.sdk_login(config).await
+        };
+        let login = login.map_err(|error| self.explain(error, config, &url))?;
+        let endpoint = if self.endpoint_given { None } else { Some(self.image_endpoint(config, &login)?) };
+        Ok(Session {
+            token: Some(login.token),
+            lifetime: login.lifetime,
+            project_id: login.project_id,
+            endpoints: endpoint.into_iter().collect(),
+        })
+    }
+
+    fn image_endpoint(&self, config: &CloudConfig, login: &Login) -> Result<url::Url> {
+        let given =
+            config.options.get("image_endpoint_override").and_then(|value| value.clone().into_string().ok());
+        if let Some(given) = given.filter(|text| !text.is_empty()) {
+            return parse_endpoint(&given).map_err(|error| error.context("image_endpoint_override"));
+        }
+        let region = self.region.as_deref().or(config.region_name.as_deref());
+        let interface = interface_name(self.interface.as_deref().or(config.interface.as_deref()));
+        choose_image_endpoint(&login.catalogue, region, interface)
+    }
+
+    async fn sdk_login(&self, config: &CloudConfig) -> Result<Login> {
+        // The published SDK leaves this plugin to a linker that drops it (its build script generates no anchors).
+        std::hint::black_box(&openstack_sdk_auth_applicationcredential::ANCHOR);
+        let mut config = config.clone();
+        // Its own choice of an image endpoint is not used, and an override it cannot parse is only noise.
+        config
+            .options
+            .retain(|name, _| !name.ends_with("_endpoint_override") || name.starts_with("identity"));
+        self.tls.apply(&mut config);
+        let connect = AsyncOpenStack::builder(&config)
+            .disable_auth_cache(true)
+            .http_timeout(self.timeout)
+            .connect()
+            // It logs whole requests, at levels that operators do switch on. Errors come back to us anyway.
+            .with_subscriber(NoSubscriber::default());
+        let session = match tokio::time::timeout(self.timeout, Box::pin(connect)).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(error @ OpenStackError::Discovery { .. })) => {
+                return Err(self.probe(&config, error).await);
+            }
+            Ok(Err(error)) => return Err(sdk_error(error)),
+            Err(_) => return Err(Error::new(Kind::TimedOut, "no answer")),
+        };
+        let (Some(token), Some(info)) = (session.get_auth_token(), session.get_auth_info()) else {
+            return Err(Error::new(Kind::ServerError, "the login gave no token"));
+        };
+        let info = info.token;
+        let lifetime = info.issued_at.and_then(|issued| (info.expires_at - issued).to_std().ok());
+        let catalogue = info.catalog.into_iter().flatten().flat_map(|service| {
+            let service_type = service.service_type;
+            service.endpoints.into_iter().map(move |endpoint| CatalogueEntry {
+                service_type: service_type.clone(),
+                region: endpoint.region,
+                interface: endpoint.interface,
+                url: endpoint.url,
+            })
+        });
+        Ok(Login {
+            token: Token::new(token),
+            project_id: info.project.and_then(|project| project.id),
+            lifetime,
+            catalogue: catalogue.collect(),
+        })
+    }
+
+    /// The SDK's discovery error does not tell a refused connection from a bad certificate or a wrong address:
+    /// one request of our own does.
+    async fn probe(&self, config: &CloudConfig, error: OpenStackError) -> Error {
+        let url = config.auth.as_ref().and_then(|auth| auth.auth_url.clone()).unwrap_or_default();
+        let client = match self.tls.client_builder().and_then(|builder| {
+            builder
+                .timeout(self.timeout)
+                .build()
+                .map_err(|error| Error::new(Kind::Config, "cannot set up TLS").with_source(error))
+        }) {
+            Ok(client) => client,
+            Err(error) => return error,
+        };
+        match client.get(&url).send().await {
+            Err(error) => transport_error(error),
+            Ok(answer) if answer.status().is_server_error() => {
+                Error::new(Kind::ServerError, format!("it answers HTTP {}", answer.status().as_u16()))
+            }
+            Ok(answer) => Error::new(
+                Kind::Config,
+                format!(
+                    "what answers there (HTTP {}) is no Keystone v3: check OS_AUTH_URL",
+                    answer.status().as_u16()
+                ),
+            )
+            .with_source(error),
+        }
+    }
+
+    /// Names the server, and the cure where a person has one.
+    fn explain(&self, error: Error, config: &CloudConfig, url: &str) -> Error {
+        let cure = match error.kind() {
+            Kind::NotAuthenticated => match config.auth_type.as_deref() {
+                Some("v3applicationcredential") => {
+                    format!(": check {} (was the application credential revoked?)", self.origin.describe())
+                }
+                Some("v3token") => {
+                    ": the token given is no longer valid; give a new one, or a password or an application \
+                     credential, which can be renewed"
+                        .to_owned()
+                }
+                _ => format!(": check {}", self.origin.describe()),
+            },
+            _ => String::new(),
+        };
+        Error::new(error.kind(), format!("Keystone at {url}: {error}{cure}"))
+    }
+}
+
+impl TokenSource for Keystone {
+    fn obtain(&self) -> futures_util::future::BoxFuture<'_, Result<Session>> {
+        Box::pin(self.login())
+    }
+}
+
+/// Everything a login needs is there.
+///
+/// # Errors
+/// `Config`, naming what is missing and the ways there are.
+fn check(config: &CloudConfig) -> Result<()> {
+    let missing = |what: &str| {
+        Err(Error::new(
+            Kind::Config,
+            format!(
+                "{what} is missing: set OS_CLOUD (a cloud of clouds.yaml), or OS_AUTH_URL with OS_USERNAME, OS_PASSWORD and \
+                 OS_PROJECT_NAME, or OS_AUTH_URL with OS_APPLICATION_CREDENTIAL_ID and OS_APPLICATION_CREDENTIAL_SECRET; \
+                 without Keystone: OS_AUTH_TYPE=none with OS_ENDPOINT, or --token-command with --endpoint"
+            ),
+        ))
+    };
+    let Some(auth) = &config.auth else { return missing("OS_AUTH_URL") };
+    if auth.auth_url.is_none() {
+        return missing("OS_AUTH_URL");
+    }
+    match config.auth_type.as_deref() {
+        Some("v3password") => {
+            if auth.username.is_none() && auth.user_id.is_none() {
+                return missing("OS_USERNAME");
+            }
+            if auth.password.is_none() {
+                return missing("OS_PASSWORD");
+            }
+        }
+        Some("v3token") if auth.token.is_none() => return missing("OS_TOKEN"),
+        Some("v3applicationcredential") => {
+            if auth.application_credential_secret.is_none() {
+                return missing("OS_APPLICATION_CREDENTIAL_SECRET");
+            }
+            if auth.application_credential_id.is_none() && auth.application_credential_name.is_none() {
+                return missing("OS_APPLICATION_CREDENTIAL_ID");
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn same_credentials(a: &CloudConfig, b: &CloudConfig) -> bool {
+    // Compared as JSON since the SDK's type has no equality; nothing of it is kept.
+    a.auth_type == b.auth_type && serde_json::to_value(&a.auth).ok() == serde_json::to_value(&b.auth).ok()
+}
+
+/// What an HTTP status of Keystone's login means. A revoked application credential is a 404.
+pub(super) fn login_error(status: u32, message: &str) -> Error {
+    let kind = match status {
+        401 | 403 | 404 => Kind::NotAuthenticated,
+        400 => Kind::Config,
+        _ => Kind::ServerError,
+    };
+    let said: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
+    Error::new(kind, format!("the credentials were refused (HTTP {status}: {said})"))
+}
+
+/// A request to Keystone that got no answer.
+pub(super) fn transport_error(error: reqwest::Error) -> Error {
+    let kind = if error.is_timeout() { Kind::TimedOut } else { Kind::Unreachable };
+    Error::new(kind, "no answer").with_source(error.without_url())
+}
+
+fn sdk_error(error: OpenStackError) -> Error {
+    match error {
+        OpenStackError::AuthError { source: AuthError::Identity(said) } => {
+            login_error(said.code, &said.message)
+        }
+        OpenStackError::AuthError { source: AuthError::UnknownAuth { code, message } } => {
+            login_error(code.into(), message.as_deref().unwrap_or("no message"))
+        }
+        OpenStackError::AuthError { source: AuthError::Reqwest { source } }
+        | OpenStackError::Communication { source } => transport_error(source),
+        OpenStackError::Api { .. } | OpenStackError::Json { .. } | OpenStackError::DataType { .. } => {
+            Error::new(Kind::ServerError, "an answer that Keystone v3 does not give").with_source(error)
+        }
+        error => Error::new(Kind::Config, "cannot log in").with_source(error),
+    }
+}
+
+impl std::fmt::Debug for Keystone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keystone").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// The secret of an application credential, for the one place that must put it into a request.
+pub(super) fn exposed(secret: Option<&secrecy::SecretString>) -> &str {
+    secret.map(|secret| secret.expose_secret()).unwrap_or_default()
+}

@@ -1,0 +1,399 @@
+//! One exchange with Glance: token, server, deadline, retry, and what is logged of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::{Client, Method, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use super::error::{Operation, answered, failed};
+use super::retry::{Backoff, RETRIES, is_transient, retry_after};
+use super::servers::{Servers, cloud_key};
+use crate::auth::{Auth, Credential};
+use crate::config::HttpConfig;
+use crate::error::{Error, Kind, Result};
+use crate::units::ByteRange;
+
+/// A connection that is not there by then goes to the next server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Idle connections are dropped before a server or proxy does it: gunicorn after 2 s to 30 s, HAProxy after 10 s and
+/// more. A request that meets such a moment is sent again, but it costs a round trip.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Bytes of an error's body that are looked at.
+const ERROR_LIMIT: usize = 64 * 1024;
+
+/// Bytes of a metadata answer. A page of 1000 images with 128 properties each stays below; a server that sends more
+/// is not believed.
+pub(super) const ANSWER_LIMIT: usize = 64 << 20;
+
+pub(super) const REQUEST_ID: &str = "x-openstack-request-id";
+pub(super) const AUTH_TOKEN: &str = "x-auth-token";
+
+/// A client of one cloud's Glance; cheap to clone.
+#[derive(Clone)]
+pub struct Glance {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub auth: Auth,
+    pub servers: Servers,
+    metadata: Client,
+    pub data: Client,
+    cloud_key: String,
+    /// Of a whole metadata request with its retries; of a transfer's progress.
+    pub timeout: Duration,
+    /// Downloads at once.
+    pub downloads: Arc<Semaphore>,
+    /// Uploads at once: counted apart, since one may take hours and must not keep readers waiting.
+    pub uploads: Arc<Semaphore>,
+}
+
+/// A request that may be sent several times.
+pub(super) struct Request<'a> {
+    pub operation: Operation,
+    pub method: Method,
+    /// Relative to the endpoint: `v2/images/...`, encoded.
+    pub path: &'a str,
+    /// What it is about, for messages: `image <id>`, or empty.
+    pub subject: &'a str,
+    pub body: Option<(&'static str, Bytes)>,
+    pub wants: Wants,
+}
+
+/// What a request asks for, and so how its answer is read.
+pub(super) enum Wants {
+    /// A document, read whole.
+    Record,
+    /// Image data, of a range or all of them, left to the caller to read.
+    Data(Option<ByteRange>),
+}
+
+/// The answer to a request, of whatever status.
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub body: Bytes,
+    /// For data that were asked for and do come: their body is still unread.
+    pub stream: Option<Response>,
+    /// Which server it was.
+    pub server: usize,
+    /// An earlier try may have been carried out although its answer was lost.
+    pub repeated: bool,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(operation: Operation, method: Method, path: &'a str, subject: &'a str) -> Self {
+        Self { operation, method, path, subject, body: None, wants: Wants::Record }
+    }
+
+    pub(super) fn body(mut self, content_type: &'static str, body: Vec<u8>) -> Self {
+        self.body = Some((content_type, body.into()));
+        self
+    }
+}
+
+impl Answer {
+    /// The answer if it is a success.
+    pub(super) fn success(self, request: &Request<'_>) -> Result<Self> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        Err(self.error(request))
+    }
+
+    pub(super) fn error(&self, request: &Request<'_>) -> Error {
+        answered(request.operation, request.subject, self.status, &self.body)
+    }
+}
+
+impl Glance {
+    /// Builds the client; sends nothing.
+    ///
+    /// # Errors
+    /// `Config` when TLS cannot be set up.
+    pub fn new(auth: Auth, config: &HttpConfig) -> Result<Self> {
+        let build = |builder: reqwest::ClientBuilder| {
+            builder
+                .connect_timeout(CONNECT_TIMEOUT)
+                .pool_idle_timeout(IDLE_TIMEOUT)
+                .tcp_nodelay(true)
+                // Glance does not redirect; a redirect would carry the token to another place.
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .map_err(|error| {
+                    Error::new(Kind::Config, "cannot set up TLS: are the system's CA certificates installed?")
+                        .with_source(error)
+                })
+        };
+        let metadata = build(auth.client_builder()?)?;
+        // Parallel ranges must be parallel TCP connections, not streams of one.
+        let data = build(auth.client_builder()?.http1_only().pool_max_idle_per_host(config.max_connections))?;
+        let transfers = config.max_connections.clamp(1, Semaphore::MAX_PERMITS);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                servers: Servers::new(auth.endpoints()),
+                cloud_key: cloud_key(auth.endpoints()),
+                auth,
+                metadata,
+                data,
+                timeout: config.timeout,
+                downloads: Arc::new(Semaphore::new(transfers)),
+                uploads: Arc::new(Semaphore::new(transfers)),
+            }),
+        })
+    }
+
+    /// The project of the token.
+    pub fn project_id(&self) -> Option<&str> {
+        self.inner.auth.project_id()
+    }
+
+    /// Names this cloud in cache keys: the same for every server of it, however they are ordered.
+    ///
+    /// It is made of all endpoints, sorted: another list of servers is another cloud, and begins an empty cache.
+    pub fn cloud_key(&self) -> &str {
+        &self.inner.cloud_key
+    }
+
+    /// Sends a request until it is answered, at most four times and not beyond the deadline, each time at the next server.
+    ///
+    /// All requests of glancefs may be repeated: reads by nature, POST for its own UUID, PATCH since every change of it
+    /// sets a value, DELETE since 404 after a lost answer means done. `Answer::repeated` tells the caller.
+    pub(super) async fn exchange(&self, request: &Request<'_>) -> Result<Answer> {
+        let inner = &*self.inner;
+        let deadline = Instant::now() + inner.timeout;
+        let mut backoff = Backoff::default();
+        let mut tries = 0;
+        let (mut renewed, mut repeated) = (false, false);
+        loop {
+            let credential = inner.auth.credential().await?;
+            let (server, base) = inner.servers.pick();
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Half of what is left, so that a silent server leaves time for another.
+            let share = if tries < RETRIES { left / 2 } else { left };
+            let outcome = match timeout(share, self.send(request, base, &credential)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Failure::silent(request, base)),
+            };
+            let (error, wait) = match outcome {
+                Ok((answer, _)) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
+                    renewed = true;
+                    inner.auth.renew_after(credential.generation).await?;
+                    continue;
+                }
+                Ok((answer, headers)) if is_transient(answer.status, request.method == Method::GET) => {
+                    // 429 and 500 are about this request; the others mean that nothing works behind this address.
+                    if matches!(answer.status.as_u16(), 502..=504) {
+                        inner.servers.failed(server);
+                    }
+                    repeated = true;
+                    (answer.error(request), retry_after(&headers))
+                }
+                Ok((mut answer, _)) => {
+                    inner.servers.succeeded(server);
+                    answer.server = server;
+                    answer.repeated = repeated;
+                    return Ok(answer);
+                }
+                Err(failure) => {
+                    inner.servers.failed(server);
+                    repeated |= failure.sent;
+                    (failure.error, None)
+                }
+            };
+            tries += 1;
+            let pause = backoff.pause().max(wait.unwrap_or_default());
+            if tries > RETRIES || Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            tracing::debug!(%error, pause_ms = pause.as_millis(), "trying again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Sends a request once.
+    async fn send(
+        &self,
+        request: &Request<'_>,
+        base: &Url,
+        credential: &Credential,
+    ) -> Result<(Answer, HeaderMap), Failure> {
+        let client = match request.wants {
+            Wants::Record => &self.inner.metadata,
+            Wants::Data(_) => &self.inner.data,
+        };
+        let mut exchange = Exchange::new(request.method.clone(), base, request.path);
+        let mut builder =
+            exchange.builder(client, credential).map_err(|error| Failure { error, sent: false })?;
+        if let Some((content_type, body)) = &request.body {
+            builder = builder.header(CONTENT_TYPE, *content_type).body(body.clone());
+        }
+        if let Wants::Data(range) = request.wants {
+            builder = builder.header(ACCEPT_ENCODING, "identity");
+            if let Some(range) = range {
+                builder =
+                    builder.header(RANGE, format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
+            }
+        }
+        let mut response = builder.send().await.map_err(|error| {
+            exchange.log_failure(&error);
+            Failure::transport(request, base, error)
+        })?;
+        exchange.log(&response);
+        let status = response.status();
+        let headers = response.headers().clone();
+        let answer = |body, stream| Answer { status, body, stream, server: 0, repeated: false };
+        if matches!(request.wants, Wants::Data(_)) && status.is_success() {
+            return Ok((answer(Bytes::new(), Some(response)), headers));
+        }
+        let limit = if status.is_success() { ANSWER_LIMIT } else { ERROR_LIMIT };
+        let body = match read_body(&mut response, limit).await {
+            Ok(Some(body)) => body,
+            // Of an error the status says enough.
+            Ok(None) | Err(_) if !status.is_success() => Bytes::new(),
+            Ok(None) => {
+                let error =
+                    failed(request.operation, request.subject, Kind::ServerError, "an answer without end");
+                return Err(Failure { error, sent: true });
+            }
+            Err(error) => return Err(Failure::transport(request, base, error)),
+        };
+        Ok((answer(body, None), headers))
+    }
+}
+
+/// The whole body, or `None` when it is longer than `limit`.
+pub(super) async fn read_body(
+    response: &mut Response,
+    limit: usize,
+) -> Result<Option<Bytes>, reqwest::Error> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > limit {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
+}
+
+/// Why a try had no answer.
+pub(super) struct Failure {
+    pub error: Error,
+    /// The server may have seen the request.
+    pub sent: bool,
+}
+
+impl Failure {
+    pub(super) fn transport(request: &Request<'_>, base: &Url, error: reqwest::Error) -> Self {
+        let sent = !error.is_connect();
+        Self { error: transport_error(request.operation, request.subject, base, error), sent }
+    }
+
+    fn silent(request: &Request<'_>, base: &Url) -> Self {
+        let what = format!("{} does not answer in time", host(base));
+        Self { error: failed(request.operation, request.subject, Kind::TimedOut, &what), sent: true }
+    }
+}
+
+/// No answer came: refused, reset, name unknown, certificate not trusted, too slow.
+pub(super) fn transport_error(
+    operation: Operation,
+    subject: &str,
+    base: &Url,
+    error: reqwest::Error,
+) -> Error {
+    let kind = if error.is_timeout() { Kind::TimedOut } else { Kind::Unreachable };
+    let mut what = format!("no answer from {}", host(base));
+    let mut cause = std::error::Error::source(&error);
+    while let Some(below) = cause {
+        if below.to_string().contains("certificate") {
+            what.push_str(" (is its certificate signed by a CA that OS_CACERT names?)");
+            break;
+        }
+        cause = below.source();
+    }
+    failed(operation, subject, kind, &what).with_source(error.without_url())
+}
+
+/// `host:port`, for messages.
+pub(super) fn host(base: &Url) -> impl fmt::Display + '_ {
+    let port = base.port_or_known_default().unwrap_or_default();
+    fmt::from_fn(move |f| write!(f, "{}:{port}", base.host_str().unwrap_or_default()))
+}
+
+/// One request as it shows in the log: never with its token.
+pub(super) struct Exchange<'a> {
+    method: Method,
+    base: &'a Url,
+    path: &'a str,
+    id: String,
+    begun: Instant,
+}
+
+impl<'a> Exchange<'a> {
+    pub(super) fn new(method: Method, base: &'a Url, path: &'a str) -> Self {
+        let id = format!("req-{}", uuid::Uuid::new_v4());
+        Self { method, base, path, id, begun: Instant::now() }
+    }
+
+    /// The request with the headers that every request has.
+    pub(super) fn builder(
+        &mut self,
+        client: &Client,
+        credential: &Credential,
+    ) -> Result<reqwest::RequestBuilder> {
+        let url = self
+            .base
+            .join(self.path)
+            .map_err(|error| Error::new(Kind::Invalid, "a path that fits no URL").with_source(error))?;
+        self.begun = Instant::now();
+        let mut builder = client
+            .request(self.method.clone(), url)
+            .header(ACCEPT, "application/json")
+            .header(REQUEST_ID, &self.id);
+        if let Some(token) = &credential.token {
+            builder = builder.header(AUTH_TOKEN, token.header()?);
+        }
+        Ok(builder)
+    }
+
+    pub(super) fn log(&self, response: &Response) {
+        let server_id = response.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+        tracing::debug!(
+            method = %self.method,
+            server = %host(self.base),
+            path = self.path,
+            status = response.status().as_u16(),
+            ms = self.begun.elapsed().as_millis() as u64,
+            request_id = self.id,
+            server_request_id = server_id,
+            "request"
+        );
+    }
+
+    pub(super) fn log_failure(&self, error: &reqwest::Error) {
+        tracing::debug!(
+            method = %self.method,
+            server = %host(self.base),
+            path = self.path,
+            ms = self.begun.elapsed().as_millis() as u64,
+            request_id = self.id,
+            %error,
+            "request without an answer"
+        );
+    }
+}
+
+impl fmt::Debug for Glance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Glance").field("servers", &self.inner.servers).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,307 @@
+//! One image as Glance describes it, read without trusting the description.
+
+use std::time::SystemTime;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Kind, Result};
+use crate::units::ImageId;
+
+/// The life of an image, as Glance names its stages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// A record without data.
+    Queued,
+    /// Data are being uploaded.
+    Saving,
+    /// Data are being staged for an import.
+    Uploading,
+    /// An import is at work.
+    Importing,
+    /// Data are there and never change again.
+    Active,
+    /// Data are there, and only an administrator may read them.
+    Deactivated,
+    /// An upload failed (v1 of the API).
+    Killed,
+    /// Deleted, to be removed later.
+    PendingDelete,
+    /// Deleted.
+    Deleted,
+    /// A status that this version does not know: treated as not readable.
+    Other(Box<str>),
+}
+
+impl Status {
+    fn from_name(name: &str) -> Self {
+        match name {
+            "queued" => Self::Queued,
+            "saving" => Self::Saving,
+            "uploading" => Self::Uploading,
+            "importing" => Self::Importing,
+            "active" => Self::Active,
+            "deactivated" => Self::Deactivated,
+            "killed" => Self::Killed,
+            "pending_delete" => Self::PendingDelete,
+            "deleted" => Self::Deleted,
+            other => Self::Other(other.into()),
+        }
+    }
+
+    /// As Glance writes it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Queued => "queued",
+            Self::Saving => "saving",
+            Self::Uploading => "uploading",
+            Self::Importing => "importing",
+            Self::Active => "active",
+            Self::Deactivated => "deactivated",
+            Self::Killed => "killed",
+            Self::PendingDelete => "pending_delete",
+            Self::Deleted => "deleted",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// The hash Glance keeps of an image's data: `os_hash_algo` and `os_hash_value`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MultiHash {
+    /// `sha512` unless the site says otherwise.
+    pub algorithm: Box<str>,
+    /// Lower-case hexadecimal.
+    pub value: Box<str>,
+}
+
+/// One image as Glance described it: what behaviour needs, parsed, and the whole record as text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// Exactly as Glance writes it.
+    pub id: ImageId,
+    /// `None`: the record says null.
+    pub name: Option<Box<str>>,
+    /// What may be done with it now.
+    pub status: Status,
+    /// Bytes; known once data are there.
+    pub size: Option<u64>,
+    /// When the record was made; the epoch when the server wrote nothing readable.
+    pub created_at: SystemTime,
+    /// When the record was last changed; the epoch when the server wrote nothing readable.
+    pub updated_at: SystemTime,
+    /// The owning project.
+    pub owner: Option<Box<str>>,
+    /// `public`, `private`, `shared` or `community`.
+    pub visibility: Box<str>,
+    /// `raw`, `qcow2`, ...
+    pub disk_format: Option<Box<str>>,
+    /// `bare`, ...
+    pub container_format: Option<Box<str>>,
+    /// MD5 of the data, lower-case hexadecimal; only of an image that has data (see `hash`).
+    pub checksum: Option<Box<str>>,
+    /// Only of an active or deactivated image: a refused upload leaves its hashes on a queued record.
+    pub hash: Option<MultiHash>,
+    /// It cannot be deleted.
+    pub protected: bool,
+    /// The stores that hold the data (`stores`, comma separated), where the server says.
+    pub stores: Option<Box<str>>,
+    /// The record as Glance gives it: a JSON object.
+    pub record: Box<str>,
+}
+
+/// The attributes that behaviour depends on; all others stay in the record.
+#[derive(Deserialize)]
+struct Attributes {
+    id: String,
+    #[serde(default)]
+    name: Option<Box<str>>,
+    status: String,
+    #[serde(default)]
+    size: Option<serde_json::Number>,
+    #[serde(default)]
+    created_at: Option<String>,
+    #[serde(default)]
+    updated_at: Option<String>,
+    #[serde(default)]
+    owner: Option<Box<str>>,
+    #[serde(default)]
+    visibility: Option<Box<str>>,
+    #[serde(default)]
+    disk_format: Option<Box<str>>,
+    #[serde(default)]
+    container_format: Option<Box<str>>,
+    #[serde(default)]
+    checksum: Option<String>,
+    #[serde(default)]
+    os_hash_algo: Option<Box<str>>,
+    #[serde(default)]
+    os_hash_value: Option<String>,
+    #[serde(default)]
+    protected: Option<bool>,
+    #[serde(default)]
+    stores: Option<Box<str>>,
+}
+
+impl Image {
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// `ServerError` when it is no JSON object with an id and a status, when its size is no count of bytes, or when an
+    /// attribute has the wrong type. A time that cannot be read is logged and becomes the epoch.
+    pub fn from_record(json: &str) -> Result<Self> {
+        let record: Attributes = serde_json::from_str(json).map_err(|error| {
+            Error::new(Kind::ServerError, "an image record that cannot be read").with_source(error)
+        })?;
+        let id: ImageId = record.id.parse().map_err(|error: Error| {
+            Error::new(Kind::ServerError, "an image record with an impossible id").with_source(error)
+        })?;
+        let size = match record.size {
+            None => None,
+            Some(number) => Some(number.as_u64().ok_or_else(|| {
+                Error::new(Kind::ServerError, format!("image {id}: {number} is no size in bytes"))
+            })?),
+        };
+        let status = Status::from_name(&record.status);
+        let has_data = matches!(status, Status::Active | Status::Deactivated);
+        let hash = match (record.os_hash_algo, record.os_hash_value.and_then(hexadecimal)) {
+            (Some(algorithm), Some(value)) if has_data => Some(MultiHash { algorithm, value }),
+            _ => None,
+        };
+        Ok(Self {
+            created_at: time(&id, "created_at", record.created_at.as_deref()),
+            updated_at: time(&id, "updated_at", record.updated_at.as_deref()),
+            id,
+            name: record.name,
+            status,
+            size,
+            owner: record.owner,
+            visibility: record.visibility.unwrap_or_default(),
+            disk_format: record.disk_format,
+            container_format: record.container_format,
+            checksum: record.checksum.and_then(hexadecimal).filter(|_| has_data),
+            hash,
+            protected: record.protected.unwrap_or(false),
+            stores: record.stores,
+            record: json.into(),
+        })
+    }
+}
+
+/// Hash values are compared as text: only hexadecimal is one, in lower case.
+fn hexadecimal(text: String) -> Option<Box<str>> {
+    let text = text.to_ascii_lowercase();
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| text.into())
+}
+
+/// A time as any release of Glance writes it. One bad time must not hide an image, so it is the epoch then.
+fn time(id: &ImageId, attribute: &str, text: Option<&str>) -> SystemTime {
+    match text.and_then(parse_time) {
+        Some(time) => time,
+        None => {
+            tracing::warn!(image = %id, attribute, text, "not a time: taken as 1970-01-01");
+            SystemTime::UNIX_EPOCH
+        }
+    }
+}
+
+/// ISO 8601 with `Z`, an offset, or neither (then it is UTC); with or without a fraction.
+fn parse_time(text: &str) -> Option<SystemTime> {
+    let instant = text.parse::<jiff::Timestamp>().ok().or_else(|| {
+        let civil: jiff::civil::DateTime = text.parse().ok()?;
+        jiff::tz::Offset::UTC.to_timestamp(civil).ok()
+    })?;
+    Some(instant.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const ID: &str = "1f3c9a2b-0000-4000-8000-000000000001";
+
+    fn record(rest: &str) -> String {
+        format!(
+            r#"{{"id":"{ID}","status":"active","created_at":"2026-11-20T10:00:00Z","updated_at":"2026-11-20T10:00:00Z"{rest}}}"#
+        )
+    }
+
+    #[test]
+    fn a_record_of_glance_33_is_read_and_kept_as_it_is() {
+        let json = r#"{"hw_disk_bus": "virtio", "name": "debian-12", "disk_format": "qcow2", "container_format": "bare",
+            "visibility": "shared", "size": 475000000, "virtual_size": null, "status": "active",
+            "checksum": "D41D8CD98F00B204E9800998ECF8427E", "protected": true, "min_ram": 0, "min_disk": 0,
+            "owner": "0d8ce8cb", "os_hidden": false, "os_hash_algo": "sha512", "os_hash_value": "cf83e1",
+            "id": "1f3c9a2b-0000-4000-8000-000000000001", "created_at": "2026-11-20T10:00:00Z",
+            "updated_at": "2026-11-20T10:00:01Z", "tags": ["a"], "self": "/v2/images/x", "stores": "file,file2"}"#;
+        let image = Image::from_record(json).unwrap();
+        assert_eq!(image.name.as_deref(), Some("debian-12"));
+        assert_eq!(image.status, Status::Active);
+        assert_eq!(image.size, Some(475_000_000));
+        assert_eq!(image.checksum.as_deref(), Some("d41d8cd98f00b204e9800998ecf8427e"));
+        assert_eq!(image.hash, Some(MultiHash { algorithm: "sha512".into(), value: "cf83e1".into() }));
+        assert!(image.protected);
+        assert_eq!(image.stores.as_deref(), Some("file,file2"));
+        assert_eq!(&*image.record, json);
+        assert_eq!(image.updated_at.duration_since(image.created_at).unwrap(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn nulls_and_absent_attributes_are_no_error() {
+        let image =
+            Image::from_record(&record(r#","name":null,"size":null,"owner":null,"checksum":null"#)).unwrap();
+        assert_eq!((image.name, image.size, image.owner, image.hash), (None, None, None, None));
+    }
+
+    #[test]
+    fn the_hashes_of_a_refused_upload_are_not_believed() {
+        let hashes = r#","checksum":"00","os_hash_algo":"sha512","os_hash_value":"00""#;
+        let queued = record(hashes).replace("active", "queued");
+        let image = Image::from_record(&queued).unwrap();
+        assert_eq!((image.checksum, image.hash), (None, None));
+        assert!(Image::from_record(&record(hashes)).unwrap().hash.is_some());
+    }
+
+    #[test]
+    fn what_is_no_record_is_an_error() {
+        for json in [
+            String::new(),
+            "[]".into(),
+            "{}".into(),
+            record(r#","size":-1"#),
+            record(r#","size":1.5"#),
+            record(r#","size":1e30"#),
+            record(r#","name":7"#),
+            record(r#","name":"\ud800""#),
+            record("").replace(ID, "../../etc/passwd"),
+        ] {
+            assert_eq!(Image::from_record(&json).unwrap_err().kind(), Kind::ServerError, "{json}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_in_every_form_and_never_fail() {
+        let ten = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_168_800);
+        for text in [
+            "2026-11-20T10:00:00Z",
+            "2026-11-20T10:00:00",
+            "2026-11-20T12:00:00+02:00",
+            "2026-11-20 10:00:00.000000",
+        ] {
+            assert_eq!(parse_time(text), Some(ten), "{text}");
+        }
+        assert_eq!(parse_time("2026-11-20T10:00:00.5Z"), Some(ten + Duration::from_millis(500)));
+        for text in ["", "yesterday", "2026-13-40T10:00:00Z"] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
+        let image = Image::from_record(&record("").replace("2026-11-20T10:00:00Z", "never")).unwrap();
+        assert_eq!(image.created_at, SystemTime::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn an_unknown_status_keeps_its_name() {
+        let image = Image::from_record(&record("").replace("active", "frozen")).unwrap();
+        assert_eq!(image.status, Status::Other("frozen".into()));
+        assert_eq!(image.status.as_str(), "frozen");
+    }
+}

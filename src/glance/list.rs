@@ -1,0 +1,126 @@
+//! The list of images, page by page, and the look-up by name.
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::client::{Glance, Request};
+use super::error::{Operation, failed};
+use super::image::Image;
+use crate::error::{Kind, Result};
+
+/// Bytes of a continuation that are taken. Glance's has some 60; gunicorn refuses request lines of 4 KiB.
+const NEXT_LIMIT: usize = 2048;
+
+/// One page of the listing.
+#[derive(Debug)]
+pub struct Page {
+    /// Newest first, as Glance sorts them.
+    pub images: Vec<Image>,
+    /// Where the next page begins; `None` on the last.
+    pub next: Option<NextPage>,
+}
+
+/// The continuation that a server gave: a path and query on the same endpoint, already checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextPage(String);
+
+impl NextPage {
+    /// Takes the query of what the server says, and nothing else of it: the next request goes to the same path of an
+    /// endpoint of ours, whatever host or path a `next` names.
+    fn from_server(next: &str) -> Option<Self> {
+        let (path, query) = next.split_once('?')?;
+        let query = query.split('#').next()?;
+        let clean = query.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_list = path.trim_end_matches('/').ends_with("/v2/images");
+        (is_list && clean && !query.is_empty() && query.len() <= NEXT_LIMIT)
+            .then(|| Self(format!("v2/images?{query}")))
+    }
+}
+
+/// A page as it comes: the records stay text until each is read for itself.
+#[derive(Deserialize)]
+struct RawPage<'a> {
+    #[serde(borrow)]
+    images: Vec<&'a RawValue>,
+    next: Option<String>,
+}
+
+impl Glance {
+    /// One page of `limit` images; `None` asks for the first.
+    ///
+    /// It shows what Glance lists by default: images of the project, public ones, and shared ones that were accepted.
+    /// A record that cannot be read is left out and logged.
+    ///
+    /// # Errors
+    /// `NotFound` when the marker of `next` has vanished: start again from the first page.
+    pub async fn list(&self, limit: u32, next: Option<&NextPage>) -> Result<Page> {
+        match next {
+            None => self.page(Operation::List, &format!("v2/images?limit={limit}")).await,
+            Some(next) => self.page(Operation::ListNext, &next.0).await,
+        }
+    }
+
+    /// Every visible image of exactly this name (`name=eq:`), first page only.
+    ///
+    /// `eq:` takes all that follows it literally, commas, quotes and colons included; without it a name with a colon
+    /// is an error 400.
+    pub async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
+        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+        // 100: duplicates are possible without limit, but a person has a handful.
+        let page = self.page(Operation::List, &format!("v2/images?limit=100&name=eq:{name}")).await?;
+        Ok(page.images)
+    }
+
+    async fn page(&self, operation: Operation, path: &str) -> Result<Page> {
+        let request = Request::new(operation, Method::GET, path, "");
+        let answer = self.exchange(&request).await?.success(&request)?;
+        let wrong = |what| failed(operation, "", Kind::ServerError, what);
+        // Old databases hold names that are no UTF-8; they must not take the whole list with them.
+        let text = String::from_utf8_lossy(&answer.body);
+        let page: RawPage<'_> = serde_json::from_str(&text)
+            .map_err(|error| wrong("the answer is no list of images").with_source(error))?;
+        let images = page
+            .images
+            .into_iter()
+            .filter_map(|record| {
+                Image::from_record(record.get())
+                    .inspect_err(|error| tracing::warn!(%error, "an image is left out of the list"))
+                    .ok()
+            })
+            .collect();
+        let next = match page.next.as_deref() {
+            None | Some("") => None,
+            // An error, not an end: a list that stops early would make images disappear.
+            Some(next) => {
+                Some(NextPage::from_server(next).ok_or_else(|| wrong("the continuation leads elsewhere"))?)
+            }
+        };
+        Ok(Page { images, next })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_continuation_stays_on_our_server_and_path() {
+        let query = "v2/images?marker=x&limit=2";
+        for next in [
+            "/v2/images?marker=x&limit=2",
+            "/image/v2/images?marker=x&limit=2",
+            "http://elsewhere/v2/images?marker=x&limit=2",
+            "//elsewhere/v2/images?marker=x&limit=2#f",
+        ] {
+            assert_eq!(NextPage::from_server(next).unwrap().0, query, "{next}");
+        }
+        for next in
+            ["", "/v2/images", "/v2/images?", "/v2/tasks?a=b", "?a=b", "/v2/images?a=b c", "/v2/images?\r\n"]
+        {
+            assert_eq!(NextPage::from_server(next), None, "{next:?}");
+        }
+        assert_eq!(NextPage::from_server(&format!("/v2/images?{}", "a".repeat(5000))), None);
+    }
+}

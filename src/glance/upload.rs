@@ -1,0 +1,328 @@
+//! Image data on their way to the server.
+//!
+//! - `Content-Length` is always sent: of unknown size, an upload over the quota leaves the image in `saving` for ever.
+//! - An early refusal (409, 413, ...) comes while we still send, and Glance then closes the connection. The answer is
+//!   only seen by one who looks before sending on, so [`Paced`] makes the HTTP client look between any two pieces.
+//! - The deadline is on progress: bytes must move, and after the last one Glance has [`FINISH_WAIT`].
+//! - When an answer is lost, the record tells what became of the upload.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::{Body, Method, StatusCode};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use url::Url;
+
+use super::client::{Exchange, Glance, host, read_body, transport_error};
+use super::error::{Operation, answered, failed};
+use super::image::Status;
+use super::record::{path, subject};
+use super::retry::{Backoff, RETRIES, is_transient};
+use crate::auth::Credential;
+use crate::error::{Error, Kind, Result};
+use crate::units::ImageId;
+
+/// Given to the HTTP client at once: one write of a socket's buffer, and at 1 GB/s a look every 65 us.
+const PIECE: usize = 64 * 1024;
+
+/// After the last byte the store finishes: Swift writes manifests, S3 joins parts, RBD flattens. A file store needs
+/// 0.1 s; ten minutes are for the slow ones, and nothing else tells a slow one from a dead one.
+const FINISH_WAIT: Duration = Duration::from_secs(600);
+
+/// How long an early answer's text may take once its head is here.
+const REFUSAL_WAIT: Duration = Duration::from_secs(5);
+
+/// What became of one try.
+enum Outcome {
+    Done,
+    /// The token was not accepted: once more with a new one.
+    Refused,
+    /// Nothing reached the server.
+    Unsent(Error),
+    /// Something may have; the record tells.
+    Unknown(Error),
+    /// The image has data, or is getting some: perhaps from an earlier try of ours.
+    Conflict(Error),
+    Failed(Error),
+}
+
+impl Glance {
+    /// Uploads `size` bytes. `open` is called for each attempt with nothing sent yet; the stream must give exactly `size` bytes.
+    ///
+    /// Tried again from the start (three times at most) when the server did not get it and the record is back in
+    /// `queued`; an upload whose answer was lost but which the record shows as active with `size` bytes is done. The
+    /// caller compares the hash.
+    ///
+    /// Waits for its turn when `max_connections` uploads are running.
+    ///
+    /// # Errors
+    /// `Io` when the stream fails or has another length; `Busy` when the image has data already; `QuotaExceeded`,
+    /// `NoSpace`, `TooLarge`; `WrongFormat`, after which the record must be deleted; `NotFound` when the image was
+    /// deleted meanwhile; `TimedOut` when no byte moved for the configured timeout, or no answer came for ten minutes
+    /// after the last.
+    pub async fn upload(
+        &self,
+        id: &ImageId,
+        size: u64,
+        open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
+    ) -> Result<()> {
+        let subject = subject(id);
+        // Bounded by the progress that each of those ahead must make.
+        let _permit = self
+            .inner
+            .uploads
+            .acquire()
+            .await
+            .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
+        let mut backoff = Backoff::default();
+        let (mut tries, mut renewed) = (0, false);
+        loop {
+            let credential = self.inner.auth.credential().await?;
+            let error = match self.put(id, &subject, size, open(), &credential).await {
+                Outcome::Done => return Ok(()),
+                Outcome::Failed(error) => return Err(error),
+                Outcome::Conflict(error) if tries == 0 => return Err(error),
+                Outcome::Refused if !renewed => {
+                    renewed = true;
+                    self.inner.auth.renew_after(credential.generation).await?;
+                    continue;
+                }
+                Outcome::Refused => {
+                    return Err(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b""));
+                }
+                Outcome::Unsent(error) => error,
+                Outcome::Unknown(error) | Outcome::Conflict(error) => {
+                    match self.settle(id, size, error).await? {
+                        None => return Ok(()),
+                        Some(error) => error,
+                    }
+                }
+            };
+            tries += 1;
+            if tries > RETRIES {
+                return Err(error);
+            }
+            tracing::warn!(%error, "uploading again from the start");
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+
+    /// One try.
+    async fn put(
+        &self,
+        id: &ImageId,
+        subject: &str,
+        size: u64,
+        data: BoxStream<'static, io::Result<Bytes>>,
+        credential: &Credential,
+    ) -> Outcome {
+        let (server, base) = self.inner.servers.pick();
+        let progress = Arc::new(Progress::default());
+        // However this function ends: if the body has not, its connection is of no use any more.
+        let _stop = progress.stop.clone().drop_guard();
+        let path = format!("{}/file", path(id));
+        let mut exchange = Exchange::new(Method::PUT, base, &path);
+        let builder = match exchange.builder(&self.inner.data, credential) {
+            Ok(builder) => builder,
+            Err(error) => return Outcome::Failed(error),
+        };
+        let body = match size {
+            0 => Body::from(Bytes::new()),
+            _ => Body::wrap_stream(Paced::new(data, size, Arc::clone(&progress))),
+        };
+        let sending = builder
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(CONTENT_LENGTH, size)
+            // Lets the store reserve the space, and Glance refuse a body of another length.
+            .header("x-openstack-image-size", size)
+            .body(body)
+            .send();
+        let answer = self.watch(sending, size, &progress, subject, base).await;
+        if let Some(error) = progress.local_error() {
+            return Outcome::Failed(Error::io(format!("uploading {subject}: reading the data"), error));
+        }
+        let mut response = match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                exchange.log_failure(&error);
+                self.inner.servers.failed(server);
+                let unsent = error.is_connect();
+                let error = transport_error(Operation::Upload, subject, base, error);
+                return if unsent { Outcome::Unsent(error) } else { Outcome::Unknown(error) };
+            }
+            Err(error) => {
+                self.inner.servers.failed(server);
+                return Outcome::Unknown(error);
+            }
+        };
+        exchange.log(&response);
+        let status = response.status();
+        if status.is_success() && progress.taken() == size {
+            self.inner.servers.succeeded(server);
+            return Outcome::Done;
+        }
+        let text = match timeout(REFUSAL_WAIT, read_body(&mut response, PIECE)).await {
+            Ok(Ok(Some(text))) => text,
+            _ => Bytes::new(),
+        };
+        let error = answered(Operation::Upload, subject, status, &text);
+        match status {
+            StatusCode::UNAUTHORIZED => Outcome::Refused,
+            StatusCode::CONFLICT => Outcome::Conflict(error),
+            status if is_transient(status, false) => Outcome::Unknown(error),
+            _ => Outcome::Failed(error),
+        }
+    }
+
+    /// Waits for the answer while bytes move.
+    async fn watch<T>(
+        &self,
+        sending: impl Future<Output = T>,
+        size: u64,
+        progress: &Progress,
+        subject: &str,
+        base: &Url,
+    ) -> Result<T> {
+        let mut sending = std::pin::pin!(sending);
+        let stall = self.inner.timeout;
+        let (mut seen, mut moved_at) = (0, Instant::now());
+        let mut look =
+            tokio::time::interval((stall / 8).clamp(Duration::from_millis(10), Duration::from_secs(1)));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut sending => return Ok(answer),
+                _ = look.tick() => {}
+            }
+            let taken = progress.taken();
+            if taken != seen {
+                (seen, moved_at) = (taken, Instant::now());
+            }
+            let limit = if taken == size { FINISH_WAIT.max(stall) } else { stall };
+            if moved_at.elapsed() > limit {
+                let what = format!(
+                    "{taken} of {size} bytes are sent, and {} has been silent for {} s",
+                    host(base),
+                    limit.as_secs()
+                );
+                return Err(failed(Operation::Upload, subject, Kind::TimedOut, &what));
+            }
+        }
+    }
+
+    /// Asks the record what became of an upload that ended with `error`: `None`, it is done; `Some`, it may be tried again.
+    ///
+    /// Glance needs a moment to see a broken connection, and a store that is still finishing may need minutes.
+    async fn settle(&self, id: &ImageId, size: u64, error: Error) -> Result<Option<Error>> {
+        let deadline = Instant::now() + FINISH_WAIT.max(self.inner.timeout);
+        let mut backoff = Backoff::default();
+        loop {
+            let image = match self.show(id).await {
+                Ok(image) => image,
+                Err(gone) if gone.kind() == Kind::NotFound => return Err(gone),
+                // What happened first says more than that the server is still away.
+                Err(_) => return Err(error),
+            };
+            match image.status {
+                Status::Active if image.size == Some(size) => return Ok(None),
+                Status::Queued => return Ok(Some(error)),
+                Status::Saving if Instant::now() < deadline => {}
+                _ => return Err(error),
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+}
+
+/// How far a body has come, shared by the HTTP client's side and ours.
+#[derive(Default)]
+struct Progress {
+    /// Bytes given to the HTTP client, which holds back at most one piece and the socket's buffer.
+    taken: AtomicU64,
+    /// Our own failure to give the data.
+    error: Mutex<Option<io::Error>>,
+    stop: CancellationToken,
+}
+
+impl Progress {
+    fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    fn local_error(&self) -> Option<io::Error> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn fail(&self, error: io::Error) -> io::Error {
+        let copy = io::Error::new(error.kind(), "the data could not be read");
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        copy
+    }
+}
+
+/// A body in pieces, with a rest after each in which the HTTP client looks for an early answer.
+///
+/// hyper reads before it writes, each time its task runs; but it runs on while the body has more, and then a refusal
+/// that arrives is lost when the next write fails. A body that is pending twice ends such a run: once for the look
+/// before writing on, once for the second look within the same run (`hyper::proto::h1::dispatch::poll_loop`).
+struct Paced {
+    data: BoxStream<'static, io::Result<Bytes>>,
+    chunk: Bytes,
+    left: u64,
+    rests: u8,
+    progress: Arc<Progress>,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Paced {
+    fn new(data: BoxStream<'static, io::Result<Bytes>>, size: u64, progress: Arc<Progress>) -> Self {
+        let stopped = Box::pin(progress.stop.clone().cancelled_owned());
+        Self { data, chunk: Bytes::new(), left: size, rests: 0, progress, stopped }
+    }
+}
+
+impl Stream for Paced {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.stopped.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(io::Error::other("the upload was given up"))));
+        }
+        if this.left == 0 {
+            return Poll::Ready(None);
+        }
+        if this.rests > 0 {
+            this.rests -= 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        while this.chunk.is_empty() {
+            let what = match std::task::ready!(this.data.as_mut().poll_next(cx)) {
+                Some(Ok(chunk)) if chunk.len() as u64 <= this.left => {
+                    this.chunk = chunk;
+                    continue;
+                }
+                Some(Ok(_)) => "the data are longer than announced",
+                Some(Err(error)) => return Poll::Ready(Some(Err(this.progress.fail(error)))),
+                None => "the data are shorter than announced",
+            };
+            let error = io::Error::new(io::ErrorKind::InvalidData, what);
+            return Poll::Ready(Some(Err(this.progress.fail(error))));
+        }
+        let piece = this.chunk.split_to(this.chunk.len().min(PIECE));
+        this.left -= piece.len() as u64;
+        this.rests = 2;
+        this.progress.taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(piece)))
+    }
+}
