@@ -210,7 +210,7 @@ mod tests {
 
     fn config(method: AuthMethod, endpoints: &[&str]) -> AuthConfig {
         let endpoints = endpoints.iter().map(|text| Url::parse(text).unwrap()).collect();
-        AuthConfig { method, endpoints, region: None, interface: None }
+        AuthConfig { method, auth_type: None, endpoints, region: None, interface: None }
     }
 
     #[tokio::test]

@@ -1,9 +1,106 @@
-//! The command line: raw arguments, turned into one validated [`Config`](crate::config::Config).
+//! The command line: arguments in, exit code and messages out.
+//!
+//! [`args`] holds them as written, [`merge`] makes one validated `Config` of them. A failure is told
+//! in one message, `glancefs: <cause>: <cure>`, with exit code 1; a command line that cannot be read
+//! gives 2 (clap's own).
+
+mod args;
+mod merge;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::Parser;
+
+use crate::config::Environment;
+use crate::error::Result;
+use crate::mount::{self, Readiness, Unmounted};
+
 /// Runs the program with these arguments and gives its exit code.
-pub fn run(_args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    unimplemented!()
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let line: Vec<OsString> = arguments.into_iter().collect();
+    let environment = Environment::of_process();
+    let outcome = match args::Arguments::try_parse_from(&line) {
+        Ok(args::Arguments { command: args::Command::Mount(arguments) }) if arguments.daemon => {
+            return serve_in_background(&arguments, &environment);
+        }
+        Ok(args::Arguments { command: args::Command::Mount(arguments) }) => {
+            run_mount(&arguments, &line, &environment)
+        }
+        Ok(args::Arguments { command: args::Command::Umount(arguments) }) => {
+            run_umount(&arguments, &environment)
+        }
+        Err(error) => {
+            // Help and version come this way too, with code 0; a closed terminal is no failure of ours.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("glancefs: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_mount(arguments: &args::MountArguments, line: &[OsString], environment: &Environment) -> Result<()> {
+    let config = merge::config(arguments, environment)?;
+    if config.foreground {
+        return mount::in_foreground(&config, environment);
+    }
+    mount::in_background(&config, &background_line(line))
+}
+
+/// The same command line for the background part: the internal option goes right behind `mount`,
+/// since the end may follow a `--`.
+fn background_line(line: &[OsString]) -> Vec<OsString> {
+    let (before, after) = line.split_at(line.len().min(2));
+    [before, &["--daemon".into()], after].concat()
+}
+
+fn serve_in_background(arguments: &args::MountArguments, environment: &Environment) -> ExitCode {
+    let readiness = match Readiness::from_stdout() {
+        Ok(readiness) => readiness,
+        Err(error) => {
+            eprintln!("glancefs: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = match merge::config(arguments, environment) {
+        Ok(config) => mount::as_daemon(&config, environment, readiness),
+        Err(error) => {
+            readiness.failed(&error);
+            Err(error)
+        }
+    };
+    // The failure was told through the readiness, or is in the log.
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_umount(arguments: &args::UmountArguments, environment: &Environment) -> Result<()> {
+    match mount::umount(&arguments.mountpoint, arguments.lazy, environment)? {
+        Unmounted::Ended => {}
+        Unmounted::StillServing(process) => eprintln!(
+            "glancefs: {} is detached; {process} ends when the last file on it is closed",
+            arguments.mountpoint.display()
+        ),
+        Unmounted::UnknownDaemon => eprintln!(
+            "glancefs: {} is unmounted; its daemon was not found and may still be ending",
+            arguments.mountpoint.display()
+        ),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_internal_option_goes_before_a_double_dash() {
+        let line: Vec<OsString> = ["glancefs", "mount", "--", "-odd"].map(OsString::from).into();
+        assert_eq!(background_line(&line), ["glancefs", "mount", "--daemon", "--", "-odd"]);
+    }
 }

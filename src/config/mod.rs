@@ -1,10 +1,17 @@
 //! The validated configuration of one mount: what every layer is given, already checked.
 
+pub mod auth;
+mod environment;
+pub mod memory;
+pub mod paths;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use url::Url;
+
+pub use environment::Environment;
 
 /// Everything a mount needs to know, after arguments, environment and files were merged and checked.
 #[derive(Debug, Clone)]
@@ -40,6 +47,9 @@ pub struct AuthConfig {
     pub region: Option<String>,
     /// `OS_INTERFACE`: public (default), internal or admin.
     pub interface: Option<String>,
+    /// `--os-auth-type` where it was given as an option and Keystone is used: goes before
+    /// `OS_AUTH_TYPE` and before the `auth_type` of clouds.yaml. `None`: those decide.
+    pub auth_type: Option<String>,
 }
 
 /// The ways to a token.

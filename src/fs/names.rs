@@ -117,7 +117,6 @@ pub(super) fn name_for_new(file_name: &std::ffi::OsStr) -> Result<String> {
 #[derive(Debug, Default)]
 pub(super) struct FileNames {
     by_file_name: HashMap<Arc<str>, ImageId>,
-    by_id: HashMap<ImageId, Arc<str>>,
     /// The images of each name, the one with the plain file name first. `None`: no name.
     by_name: HashMap<Option<Box<str>>, Vec<ImageId>>,
 }
@@ -135,18 +134,12 @@ impl FileNames {
             let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
             for (place, image) in images.iter().enumerate() {
                 let file_name: Arc<str> = file_name(name, place == 0, &ids, image.id.as_str()).into();
-                names.by_file_name.insert(Arc::clone(&file_name), image.id.clone());
-                names.by_id.insert(image.id.clone(), file_name);
+                names.by_file_name.insert(file_name, image.id.clone());
             }
             let ids = images.iter().map(|image| image.id.clone()).collect();
             names.by_name.insert(name.map(Box::from), ids);
         }
         names
-    }
-
-    /// The file name of an image of the list.
-    pub(super) fn file_name(&self, id: &ImageId) -> Option<&Arc<str>> {
-        self.by_id.get(id)
     }
 
     /// Every file name with its image, in no order.
@@ -243,7 +236,8 @@ mod tests {
     }
 
     fn named(names: &FileNames, id: u32) -> String {
-        names.file_name(&image(id, None).id).unwrap().to_string()
+        let id = image(id, None).id;
+        names.iter().find(|(_, named)| **named == id).unwrap().0.to_string()
     }
 
     #[test]

@@ -5,6 +5,5 @@ mod convert;
 mod errno;
 mod invalidate;
 mod process;
-mod session;
-
-pub use session::{Session, detach};
+pub mod session;
+pub mod unmount;

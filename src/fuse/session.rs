@@ -2,7 +2,6 @@
 
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +9,11 @@ use std::time::Duration;
 
 use fuser::{BackgroundSession, MountOption, SessionACL};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-use rustix::mount::UnmountFlags;
 use tracing::{debug, info, warn};
 
 use super::adapter::Adapter;
 use super::invalidate;
+use super::unmount::{Manner, unmount};
 use crate::auth::Auth;
 use crate::cache::Cache;
 use crate::catalog::Catalog;
@@ -89,7 +88,7 @@ impl Session {
         if self.has_ended.load(Ordering::SeqCst) {
             return;
         }
-        if let Err(error) = detach(&self.mountpoint) {
+        if let Err(error) = unmount(&self.mountpoint, Manner::Lazy) {
             warn!(%error, "cannot unmount");
         }
     }
@@ -148,28 +147,6 @@ fn cannot_mount(mountpoint: &Path, error: std::io::Error) -> Error {
         _ => "is the mount point a directory that this user may mount on?",
     };
     Error::new(Kind::Io, format!("cannot mount on {}; {cure}", mountpoint.display())).with_source(error)
-}
-
-/// Unmounts lazily, as root by itself, else through fusermount3.
-///
-/// # Errors
-/// `Io` with what umount2(2) or fusermount3 said.
-pub fn detach(mountpoint: &Path) -> Result<()> {
-    let failed = |error| Error::io(format!("unmounting {}", mountpoint.display()), error);
-    match rustix::mount::unmount(mountpoint, UnmountFlags::DETACH) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::PERM) => {
-            let mut command = Command::new("fusermount3");
-            command.arg("-uz").arg("--").arg(mountpoint).stdin(Stdio::null()).stdout(Stdio::null());
-            let output = command.output().map_err(failed)?;
-            if output.status.success() {
-                return Ok(());
-            }
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(failed(std::io::Error::other(said)))
-        }
-        Err(error) => Err(failed(error.into())),
-    }
 }
 
 /// Lets the kernel read ahead further on this mount; only root may, and it works without.

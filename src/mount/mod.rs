@@ -1,9 +1,128 @@
-//! A mount's life: daemon with readiness, signals, stale-mount repair.
+//! A mount's life: daemon with readiness, lock, stale-mount repair, signals, unmount.
+//!
+//! In the background two processes share the work. The one that the user started ([`in_background`])
+//! starts the other and waits for its word; the other ([`as_daemon`]) does everything, and says
+//! "ready" once the kernel has finished INIT and the first listing succeeded, or why it failed:
+//!
+//! ```text
+//! glancefs mount ──spawn──▶ glancefs mount --daemon
+//!       │                      log, lock, repair, Session::start
+//!       │◀────── pipe ──────── "ready", or the failure
+//!     exit                     own session, /, null stdio; serves until unmounted
+//! ```
 
-use crate::config::Config;
-use crate::error::Result;
+mod daemon;
+mod instance;
+mod logging;
+mod mountinfo;
+mod repair;
+mod signals;
+mod umount;
 
-/// Mounts and returns once it is ready (in the parent) or ended (in the foreground).
-pub fn mount(_config: Config) -> Result<()> {
-    unimplemented!()
+use std::ffi::OsString;
+use std::thread;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::config::{Config, Environment};
+use crate::error::{Error, Result};
+use crate::fuse::session::Session;
+use instance::Instance;
+use signals::Signals;
+
+pub use daemon::Readiness;
+pub use umount::{Unmounted, umount};
+
+/// What is left of running tasks at the end is given up after this time; all that must survive has
+/// been written by `Session::finish` before.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Mounts, serves and returns once the mount has ended.
+///
+/// # Errors
+/// What kept it from mounting.
+pub fn in_foreground(config: &Config, environment: &Environment) -> Result<()> {
+    logging::start(&logging::Destination::foreground(config))?;
+    serve(config, environment, || Ok(()))
+}
+
+/// Starts `command_line` (with the internal option for the background part) and returns once that
+/// process is ready to serve.
+///
+/// # Errors
+/// What kept it from mounting, as the background part tells it.
+pub fn in_background(config: &Config, command_line: &[OsString]) -> Result<()> {
+    let log = logging::Destination::background(config);
+    if matches!(log, logging::Destination::Nowhere) {
+        eprintln!("glancefs: neither journal nor syslog is here, so nothing is logged: add --log-file FILE");
+    }
+    daemon::launch(command_line, &log)
+}
+
+/// The background part: mounts, tells `readiness`, serves, and returns once the mount has ended.
+///
+/// # Errors
+/// What kept it from mounting, after telling it.
+pub fn as_daemon(config: &Config, environment: &Environment, readiness: Readiness) -> Result<()> {
+    daemon::take_usual_name();
+    // Cache, spool, lock and log are nobody else's business.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let mut readiness = Some(readiness);
+    let outcome = logging::start(&logging::Destination::background(config))
+        .and_then(|()| serve(config, environment, || readiness.take().map_or(Ok(()), Readiness::ready)));
+    if let Err(error) = &outcome {
+        error!("{error}");
+        if let Some(readiness) = readiness {
+            readiness.failed(error);
+        }
+    }
+    outcome
+}
+
+/// Mounts, calls `ready`, and serves until the mount has ended.
+fn serve(config: &Config, environment: &Environment, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    // Held until everything is written: whoever waits for our end waits for this.
+    let _instance = Instance::acquire(&config.mountpoint, environment)?;
+    repair::stale_mounts(&config.mountpoint)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("glancefs-io")
+        .build()
+        .map_err(|error| Error::io("starting threads", error))?;
+    let signals = Signals::install(&runtime, config)?;
+    let session = Session::start(config, &runtime)?;
+    info!("mounted at {} (glancefs {})", config.mountpoint.display(), env!("CARGO_PKG_VERSION"));
+    signals.serving();
+    let outcome = ready();
+    if outcome.is_err() {
+        session.stop();
+    }
+    wait_for_end(&session, &signals, &runtime);
+    session.finish();
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    info!("unmounted {}", config.mountpoint.display());
+    outcome
+}
+
+/// Returns when the mount has ended, from outside or through a signal.
+fn wait_for_end(session: &Session, signals: &Signals, runtime: &tokio::runtime::Runtime) {
+    let ended = CancellationToken::new();
+    thread::scope(|scope| {
+        // A thread, since `stop` may block. It ends with the mount, whichever comes first.
+        scope.spawn(|| {
+            let asked = runtime.block_on(async {
+                tokio::select! {
+                    () = signals.stop_asked() => true,
+                    () = ended.cancelled() => false,
+                }
+            });
+            if asked {
+                session.stop();
+            }
+        });
+        session.wait();
+        ended.cancel();
+    });
 }

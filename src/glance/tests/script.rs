@@ -65,7 +65,7 @@ impl Script {
 pub async fn client(urls: &[&Url], method: AuthMethod, timeout: Duration) -> Glance {
     let endpoints = urls.iter().copied().cloned().collect();
     let http = HttpConfig { timeout, ca_cert: None, insecure: false, max_connections: 4 };
-    let auth = AuthConfig { method, endpoints, region: None, interface: None };
+    let auth = AuthConfig { method, auth_type: None, endpoints, region: None, interface: None };
     Glance::new(Auth::connect(&auth, &http).await.unwrap(), &http).unwrap()
 }
 

@@ -1,0 +1,281 @@
+//! The arguments as they are written: one field per option, nothing merged and nothing checked
+//! against another. [`super::merge`] turns them into a `Config`.
+//!
+//! `OS_*` variables are named in the help but not read here: merging them is a rule of its own (an
+//! empty one counts as unset, some have fall-backs) that tests drive without touching the process.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::units::{self, ByteSize};
+
+const EXAMPLES: &str = "\
+Examples:
+  glancefs mount --os-cloud mycloud /mnt/images     a cloud of clouds.yaml
+  . ./openrc.sh; glancefs mount /mnt/images         OS_* variables
+  glancefs mount --os-auth-type none --endpoint http://glance:9292 /mnt/images
+  glancefs umount /mnt/images";
+
+/// The images of an OpenStack cloud (Glance) as files.
+#[derive(Debug, Parser)]
+#[command(name = "glancefs", version, args_override_self = true, after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Mount(Box<MountArguments>),
+    Umount(UmountArguments),
+}
+
+/// Show the images of a cloud as files below MOUNTPOINT.
+///
+/// Returns once the images can be listed, and goes on in the background. Sizes are bytes or take
+/// K, M, G, T, KiB, MiB, GiB, TiB (all powers of 1024); durations are seconds or take ms, s, m, h.
+/// Of an option given twice the last counts; only --endpoint adds up.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, next_line_help = true)]
+pub struct MountArguments {
+    /// An existing directory where the images shall appear.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+
+    #[command(flatten)]
+    pub cloud: CloudArguments,
+
+    #[command(flatten)]
+    pub local: LocalArguments,
+
+    #[command(flatten)]
+    pub access: AccessArguments,
+
+    /// Stay in the foreground and log to standard error.
+    #[arg(long, help_heading = "Running")]
+    pub foreground: bool,
+
+    /// Append the log to this file instead of the journal or syslog. What is logged: [env: GLANCEFS_LOG],
+    /// such as "debug" or "glancefs::cache=trace" (default: info).
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    pub log_file: Option<PathBuf>,
+
+    /// Internal: this process is the background part; its standard output takes the readiness.
+    #[arg(long, hide = true)]
+    pub daemon: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cloud")]
+pub struct CloudArguments {
+    /// Use this cloud of clouds.yaml and secure.yaml [env: OS_CLOUD]. The file itself can be named by [env: OS_CLIENT_CONFIG_FILE].
+    #[arg(long, value_name = "NAME")]
+    pub os_cloud: Option<String>,
+
+    /// The address of Glance, instead of the one in the catalogue; several servers of one cloud may be given,
+    /// by repeating the option [env: OS_ENDPOINT, separated by commas].
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Vec<String>,
+
+    /// How to log in: none, admin_token, password, v3password, token, v3token or v3applicationcredential [env: OS_AUTH_TYPE].
+    /// A token itself is taken from [env: OS_TOKEN] only.
+    #[arg(long, value_name = "TYPE")]
+    pub os_auth_type: Option<String>,
+
+    /// Run CMD with sh -c for each token; the first line of its output is the token. Needs --endpoint. CMD should use absolute paths.
+    #[arg(long, value_name = "CMD")]
+    pub token_command: Option<String>,
+
+    /// The region whose Glance is used [env: OS_REGION_NAME].
+    #[arg(long, value_name = "REGION")]
+    pub os_region_name: Option<String>,
+
+    /// Which address of the catalogue is used: public, internal or admin [env: OS_INTERFACE or OS_ENDPOINT_TYPE].
+    #[arg(long, value_name = "INTERFACE")]
+    pub os_interface: Option<String>,
+
+    /// Trust the certificates of this PEM file as well [env: OS_CACERT].
+    #[arg(long, value_name = "FILE")]
+    pub os_cacert: Option<PathBuf>,
+
+    /// Do not check the certificates of servers: whoever is on the network can read and forge everything [env: OS_INSECURE].
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// How long the list of images is believed before it is fetched again.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::parse_duration)]
+    pub metadata_ttl: Duration,
+
+    /// How long a request may make no progress.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::parse_duration)]
+    pub timeout: Duration,
+
+    /// How many transfers of image data may run at once.
+    #[arg(long, value_name = "NUMBER", default_value_t = 8)]
+    pub max_connections: usize,
+
+    /// When no server answers, mount with the list of images saved last.
+    #[arg(long)]
+    pub allow_stale: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cache and spool")]
+pub struct LocalArguments {
+    /// Where image data are cached; mounts of one user share it [default: /var/cache/glancefs for root, else
+    /// $XDG_CACHE_HOME/glancefs or ~/.cache/glancefs].
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// How much disk the cache may occupy.
+    #[arg(long, value_name = "SIZE", default_value = "10GiB")]
+    pub cache_size: ByteSize,
+
+    /// How much of the cache's disk stays free in any case, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=99))]
+    pub cache_free_percent: u8,
+
+    /// Where uploads wait until they are complete [default: the folder "spool" of the cache].
+    #[arg(long, value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
+
+    /// How much disk waiting uploads may occupy; beyond, writes fail with ENOSPC [default: what the disk holds].
+    #[arg(long, value_name = "SIZE")]
+    pub spool_size: Option<ByteSize>,
+
+    /// How much memory cached blocks and transfers may take [default: 256MiB, less in a small cgroup].
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<ByteSize>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Access")]
+pub struct AccessArguments {
+    /// Refuse every change with EROFS.
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// Let rm delete images of the cloud.
+    #[arg(long)]
+    pub allow_delete: bool,
+
+    /// Let a write over an image upload a new image and remove the old one.
+    #[arg(long)]
+    pub allow_overwrite: bool,
+
+    /// Let other users in; the kernel then checks owner and permission bits.
+    #[arg(long)]
+    pub allow_other: bool,
+
+    /// The owner shown for files and directories [default: the user who mounts].
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<u32>,
+
+    /// The group shown for files and directories [default: the group of the user who mounts].
+    #[arg(long, value_name = "GID")]
+    pub gid: Option<u32>,
+
+    /// The permission bits of files, in octal.
+    #[arg(long, value_name = "MODE", default_value = "0644", value_parser = parse_mode)]
+    pub file_mode: u16,
+
+    /// The permission bits of directories, in octal.
+    #[arg(long, value_name = "MODE", default_value = "0755", value_parser = parse_mode)]
+    pub dir_mode: u16,
+}
+
+/// End the mount at MOUNTPOINT and wait until its daemon has ended.
+///
+/// A mount whose daemon has died ("Transport endpoint is not connected") is cleaned up.
+#[derive(Debug, Args)]
+pub struct UmountArguments {
+    /// Where the images are mounted.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+
+    /// Detach the mount even while files on it are open; the daemon serves those until they are closed.
+    #[arg(long, short = 'l')]
+    pub lazy: bool,
+}
+
+/// Permission bits in octal, without set-user-id and the like.
+fn parse_mode(text: &str) -> Result<u16, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let octal = !digits.is_empty() && digits.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+    match u16::from_str_radix(digits, 8) {
+        Ok(mode) if octal && mode <= 0o777 => Ok(mode),
+        _ => Err("write octal permission bits from 0 to 777, such as 0644".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn mount(arguments: &[&str]) -> Result<MountArguments, clap::Error> {
+        let line = ["glancefs", "mount"].iter().chain(arguments);
+        match Arguments::try_parse_from(line)?.command {
+            Command::Mount(mount) => Ok(*mount),
+            Command::Umount(_) => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn of_a_repeated_option_the_last_counts() {
+        let given =
+            mount(&["--timeout", "5s", "--os-cloud=a", "/m", "--os-cloud", "b", "--timeout=9s"]).unwrap();
+        assert_eq!(given.cloud.os_cloud.as_deref(), Some("b"));
+        assert_eq!(given.cloud.timeout, Duration::from_secs(9));
+        assert!(mount(&["--read-only", "--read-only", "/m"]).unwrap().access.read_only);
+    }
+
+    #[test]
+    fn endpoints_add_up() {
+        let given = mount(&["--endpoint", "http://a", "--endpoint=http://b", "/m"]).unwrap();
+        assert_eq!(given.cloud.endpoint, ["http://a", "http://b"]);
+    }
+
+    #[test]
+    fn sizes_durations_and_modes_are_read_in_their_own_ways() {
+        let given =
+            mount(&["--cache-size=3G", "--metadata-ttl=2m", "--file-mode=640", "--dir-mode=0o750", "/m"]);
+        let given = given.unwrap();
+        assert_eq!(given.local.cache_size, ByteSize(3 << 30));
+        assert_eq!(given.cloud.metadata_ttl, Duration::from_secs(120));
+        assert_eq!((given.access.file_mode, given.access.dir_mode), (0o640, 0o750));
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_its_option_and_a_cure() {
+        for (arguments, words) in [
+            (["--cache-size=10GB", "/m"], ["--cache-size", "10GB", "GiB"]),
+            (["--timeout=1d", "/m"], ["--timeout", "1d", "ms, s, m or h"]),
+            (["--file-mode=888", "/m"], ["--file-mode", "888", "octal"]),
+            (["--dir-mode=4755", "/m"], ["--dir-mode", "4755", "777"]),
+            (["--file-mode=+644", "/m"], ["--file-mode", "+644", "octal"]),
+            (["--cache-free-percent=100", "/m"], ["--cache-free-percent", "100", "0..=99"]),
+        ] {
+            let error = mount(&arguments).unwrap_err().to_string();
+            for word in words {
+                assert!(error.contains(word), "{word:?} is not in {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn help_never_shows_the_internal_option() {
+        let mut command = Arguments::command();
+        let help = command.find_subcommand_mut("mount").unwrap().render_long_help().to_string();
+        assert!(!help.contains("--daemon"));
+        assert!(help.contains("[env: OS_CLOUD]"));
+    }
+}

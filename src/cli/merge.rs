@@ -1,0 +1,237 @@
+//! Raw arguments and the environment, merged and checked into one [`Config`].
+//!
+//! An option goes before its variable, a variable before the default. Each message names the
+//! option, its value and a cure. Nothing is created or changed here.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+use super::args::{AccessArguments, CloudArguments, LocalArguments, MountArguments};
+use crate::config::auth::{self, AuthOptions};
+use crate::config::{
+    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig,
+    SpoolConfig, memory, paths,
+};
+use crate::error::{Error, Kind, Result};
+
+/// The least disk for the cache: 16 blocks of the largest request, so that a reader still gains from it.
+const MINIMUM_CACHE: u64 = 1 << 20;
+
+/// Beyond, a value is a slip of the pen; and clocks must never overflow when it is added to them.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The configuration that these arguments and this environment ask for.
+///
+/// # Errors
+/// `Config`, with a message for the person at the keyboard.
+pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<Config> {
+    let mountpoint = paths::mountpoint(&arguments.mountpoint)?;
+    let auth = auth_config(&arguments.cloud, environment)?;
+    let http = http_config(&arguments.cloud, environment)?;
+    let (cache, spool) = local_config(&arguments.local, environment)?;
+    let log_file = arguments.log_file.as_deref().map(paths::resolve).transpose()?;
+    paths::keep_apart("--cache-dir", &cache.dir, &mountpoint)?;
+    paths::keep_apart("--spool-dir", &spool.dir, &mountpoint)?;
+    if let Some(file) = &log_file {
+        paths::keep_apart("--log-file", file, &mountpoint)?;
+    }
+    let cloud = &arguments.cloud;
+    in_bounds("--metadata-ttl", cloud.metadata_ttl, Duration::from_millis(100), LONGEST_TTL)?;
+    let catalog = CatalogConfig { ttl: cloud.metadata_ttl, allow_stale: cloud.allow_stale };
+    let access = access_config(&arguments.access, environment)?;
+    Ok(Config {
+        mountpoint,
+        foreground: arguments.foreground,
+        log_file,
+        auth,
+        http,
+        catalog,
+        cache,
+        spool,
+        access,
+    })
+}
+
+fn auth_config(cloud: &CloudArguments, environment: &Environment) -> Result<AuthConfig> {
+    let endpoints = endpoints(&cloud.endpoint, environment)?;
+    let options = AuthOptions {
+        cloud: given(&cloud.os_cloud),
+        auth_type: given(&cloud.os_auth_type),
+        token_command: given(&cloud.token_command),
+        has_endpoint: !endpoints.is_empty(),
+    };
+    let method = auth::choose(&options, environment)?;
+    let auth_type = options.auth_type.filter(|_| matches!(method, AuthMethod::Keystone { .. }));
+    let region = match given(&cloud.os_region_name) {
+        Some(region) => Some(region),
+        None => environment.text("OS_REGION_NAME")?,
+    };
+    let interface = interface(given(&cloud.os_interface), environment)?;
+    Ok(AuthConfig { method, endpoints, region, interface, auth_type })
+}
+
+/// `--endpoint` as often as given, else `OS_ENDPOINT` with commas.
+fn endpoints(given: &[String], environment: &Environment) -> Result<Vec<Url>> {
+    let from_option = given.iter().map(|text| ("--endpoint", text.clone()));
+    if !given.is_empty() {
+        return from_option.map(|(origin, text)| endpoint(origin, &text)).collect();
+    }
+    let variable = environment.text("OS_ENDPOINT")?.unwrap_or_default();
+    let parts = variable.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| endpoint("OS_ENDPOINT", part)).collect()
+}
+
+fn endpoint(origin: &str, text: &str) -> Result<Url> {
+    let cure = "write it like https://glance.example.org:9292";
+    // Before an `@` there may be a password, also in what is no URL.
+    let shown = if text.contains('@') { "its value".to_owned() } else { format!("{text:?}") };
+    let url = Url::parse(text.trim())
+        .map_err(|error| wrong(format!("{origin}: {shown} is not a URL ({error}): {cure}")))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong(format!(
+            "{origin} holds a user name or password: leave them out, Glance takes tokens"
+        )));
+    }
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(wrong(format!("{origin}: {shown} is no http or https address: {cure}")));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong(format!("{origin}: {shown} has a query or fragment: leave it out")));
+    }
+    Ok(url)
+}
+
+/// `public`, `internal` or `admin`; the older spelling `publicURL` of `OS_ENDPOINT_TYPE` is understood.
+fn interface(given: Option<String>, environment: &Environment) -> Result<Option<String>> {
+    let (origin, text) = if let Some(text) = given {
+        ("--os-interface", text)
+    } else if let Some(text) = environment.text("OS_INTERFACE")? {
+        ("OS_INTERFACE", text)
+    } else if let Some(text) = environment.text("OS_ENDPOINT_TYPE")? {
+        ("OS_ENDPOINT_TYPE", text)
+    } else {
+        return Ok(None);
+    };
+    let name = text.strip_suffix("URL").unwrap_or(&text);
+    match name {
+        "public" | "internal" | "admin" => Ok(Some(name.to_owned())),
+        _ => Err(wrong(format!("{origin} {text:?} is not known: use public, internal or admin"))),
+    }
+}
+
+fn http_config(cloud: &CloudArguments, environment: &Environment) -> Result<HttpConfig> {
+    in_bounds("--timeout", cloud.timeout, Duration::from_secs(1), LONGEST_TIMEOUT)?;
+    if !(1..=1024).contains(&cloud.max_connections) {
+        let value = cloud.max_connections;
+        return Err(wrong(format!("--max-connections {value} is out of bounds: use 1 to 1024")));
+    }
+    let ca_cert = match cloud.os_cacert.clone().map(|path| ("--os-cacert", path)) {
+        Some(found) => Some(found),
+        None => environment.path("OS_CACERT").map(|path| ("OS_CACERT", path)),
+    };
+    let ca_cert = ca_cert.map(|(origin, path)| readable_file(origin, &path)).transpose()?;
+    Ok(HttpConfig {
+        timeout: cloud.timeout,
+        ca_cert,
+        insecure: cloud.insecure || environment.switch("OS_INSECURE")?,
+        max_connections: cloud.max_connections,
+    })
+}
+
+fn readable_file(origin: &str, path: &Path) -> Result<PathBuf> {
+    let path = paths::resolve(path)?;
+    match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+        Ok(found) if found.is_file() => Ok(path),
+        Ok(_) => Err(wrong(format!("{origin} {} is not a file: name a PEM file", path.display()))),
+        Err(error) => {
+            Err(wrong(format!("{origin} {} cannot be read: name a PEM file", path.display()))
+                .with_source(error))
+        }
+    }
+}
+
+fn local_config(local: &LocalArguments, environment: &Environment) -> Result<(CacheConfig, SpoolConfig)> {
+    let dir = match local.cache_dir.clone().or_else(|| paths::default_cache_dir(environment)) {
+        Some(dir) => paths::resolve(&dir)?,
+        None => return Err(wrong("neither XDG_CACHE_HOME nor HOME is set: name a folder with --cache-dir")),
+    };
+    let spool_dir = match &local.spool_dir {
+        Some(dir) => paths::resolve(dir)?,
+        None => dir.join("spool"),
+    };
+    let memory_limit = local.memory_limit.map_or_else(memory::default_limit, |size| size.0);
+    at_least("--memory-limit", memory_limit, memory::MINIMUM)?;
+    at_least("--cache-size", local.cache_size.0, MINIMUM_CACHE)?;
+    let cache = CacheConfig {
+        dir,
+        size: local.cache_size.0,
+        free_floor_percent: local.cache_free_percent,
+        memory_limit,
+    };
+    Ok((cache, SpoolConfig { dir: spool_dir, size: local.spool_size.map(|size| size.0) }))
+}
+
+fn access_config(access: &AccessArguments, environment: &Environment) -> Result<AccessConfig> {
+    for (flag, name) in
+        [(access.allow_delete, "--allow-delete"), (access.allow_overwrite, "--allow-overwrite")]
+    {
+        if access.read_only && flag {
+            return Err(wrong(format!("--read-only excludes {name}: leave out one of them")));
+        }
+    }
+    if access.allow_other && !environment.is_root() {
+        fuse_conf_allows_other(Path::new("/etc/fuse.conf"))?;
+    }
+    Ok(AccessConfig {
+        uid: access.uid.unwrap_or(environment.uid()),
+        gid: access.gid.unwrap_or(environment.gid()),
+        file_mode: access.file_mode,
+        dir_mode: access.dir_mode,
+        allow_other: access.allow_other,
+        read_only: access.read_only,
+        allow_delete: access.allow_delete,
+        allow_overwrite: access.allow_overwrite,
+    })
+}
+
+/// fusermount3 grants `allow_other` to users only with `user_allow_other` on a line of its own (fuse(8)).
+fn fuse_conf_allows_other(file: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    if text.lines().any(|line| line.trim() == "user_allow_other") {
+        return Ok(());
+    }
+    let file = file.display();
+    Err(wrong(format!(
+        "--allow-other is refused to users other than root: let root write the line user_allow_other into {file}"
+    )))
+}
+
+/// An option that was given and is not empty (`--os-cloud=""` in a script means none).
+fn given(option: &Option<String>) -> Option<String> {
+    option.clone().filter(|text| !text.is_empty())
+}
+
+fn in_bounds(option: &str, value: Duration, least: Duration, most: Duration) -> Result<()> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(wrong(format!("{option} {value:?} is out of bounds: use {least:?} to {}h", most.as_secs() / 3600)))
+}
+
+fn at_least(option: &str, value: u64, least: u64) -> Result<()> {
+    if value >= least {
+        return Ok(());
+    }
+    let (value, least) = (crate::units::ByteSize(value), crate::units::ByteSize(least));
+    Err(wrong(format!("{option} {value} is too little: use at least {least}")))
+}
+
+fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(Kind::Config, message)
+}
+
+#[cfg(test)]
+mod tests;
