@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use openstack_sdk::api::ApiError;
 use openstack_sdk::config::CloudConfig;
 use openstack_sdk::{AsyncOpenStack, AuthError, OpenStackError};
 use secrecy::ExposeSecret;
@@ -52,6 +53,7 @@ impl Keystone {
         timeout: Duration,
     ) -> Result<Self> {
         check(&config)?;
+        tls.check_for_sdk()?;
         let config = tokio::sync::Mutex::new(config);
         Ok(Self { origin, config, region, interface, endpoint_given, tls, timeout })
     }
@@ -114,7 +116,10 @@ impl Keystone {
         // The published SDK leaves this plugin to a linker that drops it (its build script generates no anchors).
         std::hint::black_box(&openstack_sdk_auth_applicationcredential::ANCHOR);
         let mut config = config.clone();
-        // Its own choice of an image endpoint is not used, and an override it cannot parse is only noise.
+        // The endpoint is chosen here, not by the SDK; and when its catalogue has no Keystone for this region and
+        // interface, it logs in at a wrong address or does not return at all.
+        config.region_name = None;
+        config.interface = None;
         config
             .options
             .retain(|name, _| !name.ends_with("_endpoint_override") || name.starts_with("identity"));
@@ -284,6 +289,11 @@ fn sdk_error(error: OpenStackError) -> Error {
         }
         OpenStackError::AuthError { source: AuthError::Reqwest { source } }
         | OpenStackError::Communication { source } => transport_error(source),
+        // It found versions of something, none of them Keystone's.
+        OpenStackError::Api { source: source @ ApiError::Catalog { .. } } => {
+            Error::new(Kind::Config, "what answers there is no Keystone v3: check OS_AUTH_URL")
+                .with_source(source)
+        }
         OpenStackError::Api { .. } | OpenStackError::Json { .. } | OpenStackError::DataType { .. } => {
             Error::new(Kind::ServerError, "an answer that Keystone v3 does not give").with_source(error)
         }

@@ -15,6 +15,8 @@ pub(super) struct Tls {
     ca_file: Option<PathBuf>,
     roots: Vec<Certificate>,
     insecure: bool,
+    /// The system has CA certificates. Without any, a client that looks for them cannot be made, not even for plain HTTP.
+    system_roots: bool,
 }
 
 impl Tls {
@@ -31,7 +33,13 @@ impl Tls {
             Some(path) => read_roots(path)?,
             None => Vec::new(),
         };
-        Ok(Self { ca_file, roots, insecure })
+        let system_roots = reqwest::Client::builder().build().is_ok();
+        if !system_roots {
+            tracing::warn!(
+                "no CA certificates on this system (package ca-certificates): only those given are trusted"
+            );
+        }
+        Ok(Self { ca_file, roots, insecure, system_roots })
     }
 
     /// A client that trusts the system's certificates and those given, and that never compresses.
@@ -39,12 +47,28 @@ impl Tls {
     /// The SDK switches gzip and deflate on for every client of the program (Cargo unites the features of a crate);
     /// asking for them would break ranged downloads.
     pub(super) fn client_builder(&self) -> Result<ClientBuilder> {
-        Ok(reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .user_agent(concat!("glancefs/", env!("CARGO_PKG_VERSION")))
             .no_gzip()
             .no_deflate()
-            .tls_certs_merge(self.roots.iter().cloned())
-            .tls_danger_accept_invalid_certs(self.insecure))
+            .tls_danger_accept_invalid_certs(self.insecure);
+        let roots = self.roots.iter().cloned();
+        Ok(if self.system_roots { builder.tls_certs_merge(roots) } else { builder.tls_certs_only(roots) })
+    }
+
+    /// The SDK's client, which cannot do without the system's certificates, can be made.
+    ///
+    /// # Errors
+    /// `Config`, with the cure.
+    pub(super) fn check_for_sdk(&self) -> Result<()> {
+        if self.system_roots {
+            return Ok(());
+        }
+        let cure = "install the package ca-certificates, or name a file of certificates in SSL_CERT_FILE";
+        Err(Error::new(
+            Kind::Config,
+            format!("this system has no CA certificates, which Keystone's client needs: {cure}"),
+        ))
     }
 
     /// The same for the SDK's client.

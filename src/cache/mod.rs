@@ -15,7 +15,7 @@ mod identity;
 mod image;
 mod memory;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transfer;
 mod verify;
 mod writer;

@@ -1,6 +1,6 @@
 //! The cache as its users see it, over sources that fail, refuse and lie, on real folders.
 
-mod fake;
+pub(crate) mod fake;
 mod model;
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::config::CacheConfig;
 use crate::error::Kind;
 use crate::source::SourceKind;
-use crate::source::fake::pattern;
+use crate::source::fake::{FakeDownloads, Fault, pattern};
 use crate::units::{BLOCK_SIZE, ByteRange};
 
 use super::*;
@@ -456,49 +456,48 @@ async fn two_mounts_fill_one_file_and_read_what_the_other_fetched() {
     assert_eq!((first.asked().len(), second.asked().len()), (1, 1));
 }
 
-/// Prints how fast a cold sequential read is with a source that costs nothing; asserts nothing about it.
-/// `cargo test --release --lib -- --ignored --nocapture a_cold_sequential_read`
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn a_cold_sequential_read_of_1_gib() {
-    for memory_only in [false, true] {
-        let dir = tempfile::tempdir().unwrap();
-        let size = 1 << 30;
-        let floor = if memory_only { 100 } else { 0 };
-        let config = CacheConfig {
-            memory_limit: 256 * MIB,
-            size: 4 << 30,
-            free_floor_percent: floor,
-            ..config(dir.path())
-        };
-        let cache = Cache::open(&config, Handle::current()).unwrap();
-        let source = FakeSource::zeros(size);
-        let image = cache.image(&unhashed(1, size), source.clone());
-        let reader = crate::read::Reader::new(Arc::clone(&image), size);
-        for round in ["cold", "again"] {
-            let start = Instant::now();
-            let mut waited = 0;
-            for at in 0..size / (128 * 1024) {
-                let range = ByteRange::at(at * 128 * 1024, 128 * 1024);
-                if reader.try_read(range).is_none() {
-                    waited += 1;
-                    assert_eq!(reader.read(range).await.unwrap().len(), 128 * 1024);
-                }
-            }
-            let took = start.elapsed();
-            println!(
-                "memory_only={memory_only} {round}: {:.0} MB/s, {waited} of 8192 reads waited, {} requests, {:?}",
-                size as f64 / 1e6 / took.as_secs_f64(),
-                source.asked().len(),
-                cache.counters().all(),
-            );
-        }
-        let start = Instant::now();
-        cache.shut_down().await;
-        println!(
-            "then {:?} until all was written; on disk {} MiB",
-            start.elapsed(),
-            image.cached_bytes() / MIB
-        );
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_source_that_is_refused_its_first_range_turns_into_a_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let mut glance = FakeDownloads::new([Some(Fault::Cut(3 * MIB, Kind::Unreachable))]);
+    (glance.ranges, glance.chunk) = (false, 100_000);
+    let (sources, record) = glance.sources_and_image(5 * MIB);
+    let id = identity(glance.seed, 5 * MIB);
+    let image = cache.image(&id, sources.of(&record));
+    let ranges = [4 * MIB, 0, 2 * MIB].map(|start| ByteRange::at(start, 100_000));
+    let (a, b, c) = tokio::join!(read(&image, ranges[0]), read(&image, ranges[1]), read(&image, ranges[2]));
+    for (range, bytes) in ranges.into_iter().zip([a, b, c]) {
+        assert_eq!(bytes, pattern(glance.seed, range));
     }
+    eventually("verified", || image.verified() == Verified::Sha512).await;
+    let asked = glance.asked.lock().unwrap().clone();
+    assert_eq!(asked.iter().filter(|range| range.is_some()).count(), 1, "one refusal is enough: {asked:?}");
+    assert_eq!(
+        asked.iter().filter(|range| range.is_none()).count(),
+        2,
+        "a stream and its resumption: {asked:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_reads_ends_and_one_that_is_open_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let size = 64 * MIB;
+    let slow = |seed| {
+        let source = FakeSource::new(seed, size);
+        source.set(|behaviour| {
+            (behaviour.ranges, behaviour.chunk, behaviour.pause) = (false, MIB, Duration::from_millis(200));
+        });
+        source
+    };
+    let (kept, left) = (cache.image(&unhashed(1, size), slow(1)), cache.image(&unhashed(2, size), slow(2)));
+    kept.acquire();
+    let first = ByteRange::new(0, 1);
+    tokio::join!(read(&kept, first), read(&left, first));
+    // The stream takes 13 s; the one without a handle is given 5 s.
+    eventually("the open one is complete", || kept.cached_bytes() == size).await;
+    assert!(left.cached_bytes() < size - 16 * MIB, "{} bytes", left.cached_bytes());
+    kept.release();
 }

@@ -128,17 +128,14 @@ impl Assembler {
             let count = (bytes.end - self.rest.start).min(chunk.len() as u64);
             // At most a block: it fits a usize.
             let piece = chunk.split_to(count as usize);
-            let whole_so_far = self.rest.start - bytes.start == self.buffer.len() as u64;
             self.rest.start += count;
-            // A transfer that begins inside a block cannot complete it.
-            if whole_so_far {
-                if self.buffer.is_empty() {
-                    self.buffer.reserve_exact(bytes.len() as usize);
-                }
-                self.buffer.extend_from_slice(&piece);
+            if self.buffer.is_empty() {
+                self.buffer.reserve_exact(bytes.len() as usize);
             }
+            self.buffer.extend_from_slice(&piece);
             if self.rest.start == bytes.end {
                 let buffer = std::mem::take(&mut self.buffer);
+                // A transfer that began inside a block has not all of it.
                 if buffer.len() as u64 == bytes.len() {
                     return Ok(Some((block, Bytes::from(buffer))));
                 }

@@ -2,7 +2,8 @@
 //!
 //! - `Content-Length` is always sent: of unknown size, an upload over the quota leaves the image in `saving` for ever.
 //! - An early refusal (409, 413, ...) comes while we still send, and Glance then closes the connection. The answer is
-//!   only seen by one who looks before sending on, so [`Paced`] makes the HTTP client look between any two pieces.
+//!   only seen by one who looks before sending on, so [`Paced`] makes the HTTP client look between any two pieces. What
+//!   is lost all the same is found by a second try, which waits for a refusal before it sends any data.
 //! - The deadline is on progress: bytes must move, and after the last one Glance has [`FINISH_WAIT`].
 //! - When an answer is lost, the record tells what became of the upload.
 
@@ -18,7 +19,7 @@ use futures_util::Stream;
 use futures_util::stream::BoxStream;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Method, StatusCode};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use url::Url;
 
@@ -40,6 +41,10 @@ const FINISH_WAIT: Duration = Duration::from_secs(600);
 
 /// How long an early answer's text may take once its head is here.
 const REFUSAL_WAIT: Duration = Duration::from_secs(5);
+
+/// A second try waits this long for a refusal before it sends data. Glance decides about status, quota and size limits
+/// from the head of the request; with a token that it must first check with Keystone this takes 0.2 s.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of one try.
 enum Outcome {
@@ -87,7 +92,9 @@ impl Glance {
         let (mut tries, mut renewed) = (0, false);
         loop {
             let credential = self.inner.auth.credential().await?;
-            let error = match self.put(id, &subject, size, open(), &credential).await {
+            let patience = if tries == 0 { Duration::ZERO } else { PATIENCE };
+            let data = Data { size, stream: open(), patience };
+            let error = match self.put(id, &subject, data, &credential).await {
                 Outcome::Done => return Ok(()),
                 Outcome::Failed(error) => return Err(error),
                 Outcome::Conflict(error) if tries == 0 => return Err(error),
@@ -117,14 +124,8 @@ impl Glance {
     }
 
     /// One try.
-    async fn put(
-        &self,
-        id: &ImageId,
-        subject: &str,
-        size: u64,
-        data: BoxStream<'static, io::Result<Bytes>>,
-        credential: &Credential,
-    ) -> Outcome {
+    async fn put(&self, id: &ImageId, subject: &str, data: Data, credential: &Credential) -> Outcome {
+        let size = data.size;
         let (server, base) = self.inner.servers.pick();
         let progress = Arc::new(Progress::default());
         // However this function ends: if the body has not, its connection is of no use any more.
@@ -137,7 +138,7 @@ impl Glance {
         };
         let body = match size {
             0 => Body::from(Bytes::new()),
-            _ => Body::wrap_stream(Paced::new(data, size, Arc::clone(&progress))),
+            _ => Body::wrap_stream(Paced::new(data, Arc::clone(&progress))),
         };
         let sending = builder
             .header(CONTENT_TYPE, "application/octet-stream")
@@ -236,11 +237,22 @@ impl Glance {
                 Status::Active if image.size == Some(size) => return Ok(None),
                 Status::Queued => return Ok(Some(error)),
                 Status::Saving if Instant::now() < deadline => {}
-                _ => return Err(error),
+                status => {
+                    let what = format!("the answer was lost, and the image is {}", status.as_str());
+                    return Err(failed(Operation::Upload, &subject(id), Kind::Busy, &what).with_source(error));
+                }
             }
             tokio::time::sleep(backoff.pause()).await;
         }
     }
+}
+
+/// What one try sends.
+struct Data {
+    size: u64,
+    stream: BoxStream<'static, io::Result<Bytes>>,
+    /// How long to wait for a refusal first.
+    patience: Duration,
 }
 
 /// How far a body has come, shared by the HTTP client's side and ours.
@@ -271,22 +283,32 @@ impl Progress {
 
 /// A body in pieces, with a rest after each in which the HTTP client looks for an early answer.
 ///
-/// hyper reads before it writes, each time its task runs; but it runs on while the body has more, and then a refusal
-/// that arrives is lost when the next write fails. A body that is pending twice ends such a run: once for the look
-/// before writing on, once for the second look within the same run (`hyper::proto::h1::dispatch::poll_loop`).
+/// A refusal is lost when it has arrived but a write fails first. hyper reads before it writes, each time its task
+/// runs; but it runs on while the body has more, and tokio only sees that something has arrived when it asks the
+/// kernel, which it puts off while tasks are ready to run. So after each piece the body is pending until tokio has
+/// asked (`yield_now` promises that), and pending twice, since hyper looks for more of the body twice in one run
+/// (`hyper::proto::h1::dispatch::poll_loop`). What remains is a refusal that comes between that look and the write.
 struct Paced {
     data: BoxStream<'static, io::Result<Bytes>>,
     chunk: Bytes,
     left: u64,
+    patience: Option<Pin<Box<Sleep>>>,
     rests: u8,
     progress: Arc<Progress>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Paced {
-    fn new(data: BoxStream<'static, io::Result<Bytes>>, size: u64, progress: Arc<Progress>) -> Self {
-        let stopped = Box::pin(progress.stop.clone().cancelled_owned());
-        Self { data, chunk: Bytes::new(), left: size, rests: 0, progress, stopped }
+    fn new(data: Data, progress: Arc<Progress>) -> Self {
+        Self {
+            data: data.stream,
+            chunk: Bytes::new(),
+            left: data.size,
+            patience: (!data.patience.is_zero()).then(|| Box::pin(tokio::time::sleep(data.patience))),
+            rests: 0,
+            stopped: Box::pin(progress.stop.clone().cancelled_owned()),
+            progress,
+        }
     }
 }
 
@@ -301,9 +323,15 @@ impl Stream for Paced {
         if this.left == 0 {
             return Poll::Ready(None);
         }
+        if let Some(patience) = &mut this.patience {
+            std::task::ready!(patience.as_mut().poll(cx));
+            this.patience = None;
+        }
         if this.rests > 0 {
             this.rests -= 1;
-            cx.waker().wake_by_ref();
+            // Wakes this task after tokio has looked at the sockets.
+            let look = std::pin::pin!(tokio::task::yield_now());
+            std::task::ready!(look.poll(cx));
             return Poll::Pending;
         }
         while this.chunk.is_empty() {

@@ -1,6 +1,8 @@
 //! An open file for reading: bytes to blocks, with read-ahead for sequential readers.
 
 mod ahead;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -2,17 +2,19 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use futures_util::{FutureExt, StreamExt};
 
+use crate::config::HttpConfig;
 use crate::error::{Error, Kind, Result};
-use crate::glance::Download;
+use crate::glance::{Download, Image, Status};
 use crate::units::{ByteRange, ImageId};
 
-use super::Downloads;
+use super::{Downloads, Sources};
 
 /// Bytes `range` of the test image `seed`: every offset has its own value in every image.
 pub(crate) fn pattern(seed: u64, range: ByteRange) -> Vec<u8> {
@@ -27,6 +29,32 @@ pub(crate) fn pattern(seed: u64, range: ByteRange) -> Vec<u8> {
     bytes.truncate(range.len() as usize + skip);
     bytes.drain(..skip);
     bytes
+}
+
+/// Short deadlines and four connections.
+pub(crate) fn http() -> HttpConfig {
+    HttpConfig { timeout: Duration::from_millis(300), ca_cert: None, insecure: false, max_connections: 4 }
+}
+
+/// An active image of `size` bytes.
+pub(crate) fn image_of(size: u64, stores: Option<&str>) -> Image {
+    Image {
+        id: "1f3c9a2b-0000-4000-8000-000000000001".parse().unwrap(),
+        name: None,
+        status: Status::Active,
+        size: Some(size),
+        created_at: SystemTime::UNIX_EPOCH,
+        updated_at: SystemTime::UNIX_EPOCH,
+        owner: None,
+        visibility: "private".into(),
+        disk_format: None,
+        container_format: None,
+        checksum: None,
+        hash: None,
+        protected: false,
+        stores: stores.map(Into::into),
+        record: "{}".into(),
+    }
 }
 
 /// What happens to one request.
@@ -65,6 +93,11 @@ impl FakeDownloads {
             script: Arc::new(Mutex::new(script.into_iter().collect())),
             asked: Arc::default(),
         }
+    }
+
+    /// Sources over this Glance, and a record to ask them for.
+    pub(crate) fn sources_and_image(&self, size: u64) -> (Sources, Image) {
+        (Sources::new(Arc::new(self.clone()), &http()), image_of(size, None))
     }
 
     fn answer(&self, size: u64, asked: Option<ByteRange>) -> Result<Download> {

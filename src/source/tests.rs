@@ -1,39 +1,16 @@
 //! Sources against a scripted Glance: what they ask for, and what they make of its faults.
 
-use std::time::{Duration, SystemTime};
-
 use futures_util::StreamExt;
 
 use crate::error::Kind;
-use crate::glance::Status;
 
-use super::fake::{FakeDownloads, Fault, pattern};
+use super::fake::{FakeDownloads, Fault, http, image_of, pattern};
 use super::*;
 
 const SIZE: u64 = 300_000;
 
-fn http() -> HttpConfig {
-    HttpConfig { timeout: Duration::from_millis(300), ca_cert: None, insecure: false, max_connections: 4 }
-}
-
 fn image(stores: Option<&str>) -> Image {
-    Image {
-        id: "1f3c9a2b-0000-4000-8000-000000000001".parse().unwrap(),
-        name: None,
-        status: Status::Active,
-        size: Some(SIZE),
-        created_at: SystemTime::UNIX_EPOCH,
-        updated_at: SystemTime::UNIX_EPOCH,
-        owner: None,
-        visibility: "private".into(),
-        disk_format: None,
-        container_format: None,
-        checksum: None,
-        hash: None,
-        protected: false,
-        stores: stores.map(Into::into),
-        record: "{}".into(),
-    }
+    image_of(SIZE, stores)
 }
 
 fn sources(downloads: &FakeDownloads) -> Sources {

@@ -145,7 +145,7 @@ impl FakeGlance {
         match self.state().images.get(id) {
             None => return fail(Kind::NotFound),
             Some((image, _)) if image.status != Status::Queued => return fail(Kind::Busy),
-            Some((image, _)) if image.checksum.is_some() => return fail(Kind::ServerError),
+            Some((image, _)) if &*image.record != "{}" => return fail(Kind::ServerError),
             Some((image, _)) if image.disk_format.is_none() => return fail(Kind::Invalid),
             Some(_) => {}
         }
@@ -173,8 +173,10 @@ impl FakeGlance {
         let (image, stored) = state.images.get_mut(id).unwrap();
         image.checksum = Some(hexadecimal(&Md5::digest(&bytes)).into());
         if let Some(Fault::Refuse(kind)) = fault {
-            if kind != Kind::WrongFormat {
-                image.checksum = None;
+            // As the client gives it: the hash of an image that is not active is in the record only.
+            image.checksum = None;
+            if kind == Kind::WrongFormat {
+                image.record = r#"{"checksum": "1a7cf105fec22ee7ead2dc8594f135b2"}"#.into();
             }
             return fail(kind);
         }

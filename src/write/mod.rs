@@ -23,6 +23,8 @@ mod fake;
 mod folder;
 mod journal;
 mod keeper;
+#[cfg(test)]
+mod real_tests;
 mod recover;
 mod sniff;
 mod spool;

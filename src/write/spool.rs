@@ -121,6 +121,14 @@ impl Spool {
     }
 }
 
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // Closing would do, were it not for the moment in which a program that is being started
+        // (`--token-command`) still has copies of all descriptors.
+        let _ = self.file.unlock();
+    }
+}
+
 /// Locks a data file; false when it belongs to a living draft, of this process or another.
 pub(super) fn try_lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {

@@ -180,8 +180,7 @@ impl Upload {
             let message = format!("image {id} is {:?}: only a queued image takes data", image.status);
             return Err(Error::new(Kind::Busy, message));
         }
-        if image.checksum.is_some() {
-            // Glance 33 keeps the hashes of refused data and answers every further PUT with 500.
+        if has_hash(&image.record) {
             return Err(Error::new(Kind::WrongFormat, spoilt(id)));
         }
         let formats = formats(content, Some(image));
@@ -368,6 +367,19 @@ fn object(content: &Content, formats: &Formats) -> Result<()> {
         Some(objection) if formats.container == "bare" => Err(Error::new(Kind::WrongFormat, objection)),
         _ => Ok(()),
     }
+}
+
+/// A queued record that has a hash is spoilt: Glance 33 keeps the hashes and the place of data that
+/// it refused with 415, and answers every further PUT with 500. The record itself is asked, since
+/// [`Image`] gives no hash of an image that is not active.
+fn has_hash(record: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Hashes {
+        checksum: Option<String>,
+        os_hash_value: Option<String>,
+    }
+    serde_json::from_str(record)
+        .is_ok_and(|hashes: Hashes| hashes.checksum.is_some() || hashes.os_hash_value.is_some())
 }
 
 fn spoilt(id: &ImageId) -> String {

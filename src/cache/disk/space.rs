@@ -18,8 +18,10 @@ const FREE_LIFE: Duration = Duration::from_secs(1);
 const FREE_LIFE_BYTES: u64 = 64 << 20;
 /// After no room could be made, nothing is written for so long: making room reads every index.
 const FULL_REST: Duration = Duration::from_secs(5);
-/// Eviction goes down to this share of the limit, so that it is not needed again at once.
-const LOW_WATER_PERCENT: u64 = 90;
+/// Eviction frees a tenth of the limit at once, so that it is not needed again soon, and at most 1 GiB, so
+/// that it is over soon: it holds up the writer.
+const SLACK_SHARE: u64 = 10;
+const MOST_SLACK: u64 = 1 << 30;
 
 /// The space of the cache folder.
 #[derive(Debug)]
@@ -104,11 +106,13 @@ impl Space {
         if self.fits(state, bytes) {
             return Ok(0);
         }
-        let low_water = self.limit / 100 * LOW_WATER_PERCENT;
-        let over =
-            if state.used + bytes > self.limit { state.used + bytes - low_water.min(self.limit) } else { 0 };
-        let wanted_free = self.floor(disk) + bytes + (self.limit - low_water);
-        let short = if self.has_floor(state, bytes) { 0 } else { wanted_free.saturating_sub(disk.free) };
+        let slack = (self.limit / SLACK_SHARE).min(MOST_SLACK);
+        let over = (state.used + bytes).saturating_sub(self.limit);
+        let short = match self.has_floor(state, bytes) {
+            true => 0,
+            false => (self.floor(disk) + bytes + slack).saturating_sub(disk.free),
+        };
+        let over = if over > 0 { over + slack } else { 0 };
         Ok(over.max(short))
     }
 

@@ -14,7 +14,7 @@ use crate::units::ByteRange;
 
 /// How a [`FakeSource`] behaves from now on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Behaviour {
+pub(crate) struct Behaviour {
     /// Ranges are served.
     pub ranges: bool,
     /// Every body fails after so many bytes.
@@ -23,13 +23,15 @@ pub(super) struct Behaviour {
     pub broken: bool,
     /// Each answer begins after this time.
     pub delay: Duration,
+    /// The time between two chunks.
+    pub pause: Duration,
     /// Bytes in a chunk.
     pub chunk: u64,
     /// The bytes are all zeros and cost nothing to make.
     pub zeros: bool,
 }
 
-pub(super) struct FakeSource {
+pub(crate) struct FakeSource {
     seed: u64,
     size: u64,
     behaviour: Mutex<Behaviour>,
@@ -38,29 +40,29 @@ pub(super) struct FakeSource {
 }
 
 impl FakeSource {
-    pub(super) fn new(seed: u64, size: u64) -> Arc<Self> {
+    pub(crate) fn new(seed: u64, size: u64) -> Arc<Self> {
         let behaviour = Behaviour { ranges: true, chunk: 48_000, ..Behaviour::default() };
         let kind = Mutex::new(SourceKind::Unknown);
         Arc::new(Self { seed, size, behaviour: Mutex::new(behaviour), asked: Mutex::default(), kind })
     }
 
-    pub(super) fn broken() -> Arc<Self> {
+    pub(crate) fn broken() -> Arc<Self> {
         let source = Self::new(0, 0);
         source.set(|behaviour| behaviour.broken = true);
         source
     }
 
-    pub(super) fn zeros(size: u64) -> Arc<Self> {
+    pub(crate) fn zeros(size: u64) -> Arc<Self> {
         let source = Self::new(0, size);
         source.set(|behaviour| (behaviour.zeros, behaviour.chunk) = (true, 128 * 1024));
         source
     }
 
-    pub(super) fn set<T>(&self, change: impl FnOnce(&mut Behaviour) -> T) {
+    pub(crate) fn set<T>(&self, change: impl FnOnce(&mut Behaviour) -> T) {
         change(&mut self.behaviour.lock().unwrap());
     }
 
-    pub(super) fn asked(&self) -> Vec<ByteRange> {
+    pub(crate) fn asked(&self) -> Vec<ByteRange> {
         self.asked.lock().unwrap().clone()
     }
 
@@ -82,9 +84,12 @@ impl FakeSource {
         }
         let end = behaviour.fail_after.map_or(range.end, |after| range.end.min(range.start + after));
         let failure = (end < range.end).then(|| Err(Error::new(Kind::Unreachable, "cut by the test")));
-        let (seed, chunk, zeros) = (self.seed, behaviour.chunk, behaviour.zeros);
+        let (seed, chunk, zeros, pause) = (self.seed, behaviour.chunk, behaviour.zeros, behaviour.pause);
         let nothing = Bytes::from(vec![0; if zeros { chunk as usize } else { 0 }]);
         let chunks = stream::unfold((range.start, nothing), move |(at, nothing)| async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             let now = ByteRange::at(at, chunk).clamp_to(end);
             let bytes = match zeros {
                 true => nothing.slice(..now.len() as usize),

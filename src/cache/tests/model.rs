@@ -158,7 +158,7 @@ fn on_a_runtime(acts: Vec<Act>, ranges: bool) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn ranged_reads_give_the_images_bytes_whatever_happens(acts in prop::collection::vec(act(), 1..60)) {

@@ -497,15 +497,15 @@ mod uploads {
 
     #[tokio::test]
     async fn a_refusal_in_the_middle_of_the_body_is_read() {
-        // 30 rounds: what is tested for is a race.
+        // What is tested for is a race: the answer, and the reset of a connection with unread data.
         for _ in 0..30 {
             let refusal = answer("413 Too Large", &[], r#"{"message":"Image exceeds the storage quota: x"}"#);
-            let server = Script::serve(vec![Act::Refuse(refusal)]).await;
+            let act = Act::IfPut(Box::new(Act::Refuse(refusal)), Box::new(ok(record("queued", ""))));
+            let server = Script::serve(vec![act]).await;
             let block = Bytes::from(vec![0; 1 << 20]);
             let open = move || stream::repeat(block.clone()).map(Ok).take(64).boxed();
             let error = server.client(LONG).await.upload(&id(), 64 << 20, &open).await.unwrap_err();
             assert_eq!(error.kind(), Kind::QuotaExceeded, "{error}");
-            assert_eq!(server.count(), 1);
         }
     }
 

@@ -24,13 +24,17 @@ pub enum Act {
     Refuse(Vec<u8>),
     /// Reads nothing more and says nothing.
     Hang,
+    /// The first for PUT, the second for all others.
+    IfPut(Box<Act>, Box<Act>),
 }
+
+/// Head and body of each request, in order.
+type Requests = Vec<(String, Vec<u8>)>;
 
 /// The server; each connection serves one request.
 pub struct Script {
     pub url: Url,
-    /// Head and body of each request, in order.
-    requests: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    requests: Arc<Mutex<Requests>>,
 }
 
 impl Script {
@@ -69,25 +73,30 @@ pub async fn client(urls: &[&Url], method: AuthMethod, timeout: Duration) -> Gla
     Glance::new(Auth::connect(&auth, &http).await.unwrap(), &http).unwrap()
 }
 
-async fn accept(listener: TcpListener, acts: Vec<Act>, requests: Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+async fn accept(listener: TcpListener, acts: Vec<Act>, requests: Arc<Mutex<Requests>>) {
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(one(stream, acts.clone(), Arc::clone(&requests)));
     }
 }
 
-async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Requests>>) {
     let Some((head, mut body)) = read_head(&mut stream).await else { return };
     let length = head
         .to_lowercase()
         .lines()
         .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
         .unwrap_or(0usize);
+    let is_put = head.starts_with("PUT ");
     let index = {
         let mut requests = requests.lock().unwrap();
         requests.push((head, Vec::new()));
         requests.len() - 1
     };
-    let act = acts.get(index).or(acts.last()).unwrap().clone();
+    let act = match acts.get(index).or(acts.last()).unwrap().clone() {
+        Act::IfPut(act, _) if is_put => *act,
+        Act::IfPut(_, act) => *act,
+        act => act,
+    };
     if !matches!(act, Act::Refuse(_) | Act::Hang) {
         let mut buffer = vec![0; 1 << 16];
         while body.len() < length {
@@ -106,7 +115,7 @@ async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Vec<(Str
             let _ = stream.write_all(&bytes).await;
             tokio::time::sleep(Duration::from_secs(30)).await;
         }
-        Act::Close => {}
+        Act::Close | Act::IfPut(..) => {}
         Act::Hang => tokio::time::sleep(Duration::from_secs(30)).await,
     }
 }

@@ -1,0 +1,146 @@
+//! Readers over a real cache: right bytes in any order, few requests in sequence.
+
+use std::path::Path;
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+
+use crate::cache::tests::fake::FakeSource;
+use crate::cache::{Cache, ContentIdentity, Digest};
+use crate::config::CacheConfig;
+use crate::source::fake::pattern;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn config(dir: &Path) -> CacheConfig {
+    CacheConfig { dir: dir.join("cache"), size: 4 << 30, free_floor_percent: 0, memory_limit: 256 * MIB }
+}
+
+fn unhashed(seed: u64, size: u64) -> ContentIdentity {
+    let image = format!("image-{seed}").parse().unwrap();
+    ContentIdentity {
+        cloud: "c".into(),
+        project: "p".into(),
+        image,
+        created_at: 1,
+        size,
+        digest: Digest::None,
+    }
+}
+
+async fn read(reader: &Reader, range: ByteRange) -> Bytes {
+    match reader.try_read(range) {
+        Some(bytes) => bytes,
+        None => reader.read(range).await.unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequential_reader_gets_the_image_in_few_requests() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&config(dir.path()), Handle::current()).unwrap();
+    let size = 100 * MIB + 5;
+    let source = FakeSource::new(1, size);
+    let reader = Reader::new(cache.image(&unhashed(1, size), source.clone()), size);
+    let mut at = 0;
+    loop {
+        let bytes = read(&reader, ByteRange::at(at, 128 * 1024)).await;
+        if bytes.is_empty() {
+            break;
+        }
+        let range = ByteRange::at(at, bytes.len() as u64);
+        assert_eq!(bytes, pattern(1, range), "{range}");
+        at = range.end;
+    }
+    assert_eq!(at, size);
+    let asked = source.asked();
+    assert!(asked.len() <= 40, "{} requests", asked.len());
+    assert_eq!(asked.iter().map(|range| range.len()).sum::<u64>(), size, "every byte once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_reads_of_one_handle_out_of_order_are_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&config(dir.path()), Handle::current()).unwrap();
+    let size = 40 * MIB;
+    let source = FakeSource::new(1, size);
+    let reader = Arc::new(Reader::new(cache.image(&unhashed(1, size), source.clone()), size));
+    for group in 0..40 {
+        let tasks: Vec<_> = [3u64, 1, 7, 0, 5, 2, 6, 4]
+            .map(|part| {
+                let reader = Arc::clone(&reader);
+                let range = ByteRange::at(group * MIB + part * 128 * 1024, 128 * 1024);
+                tokio::spawn(async move { assert_eq!(read(&reader, range).await, pattern(1, range)) })
+            })
+            .into();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    }
+    assert_eq!(source.asked().iter().map(|range| range.len()).sum::<u64>(), size, "every byte once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_again_what_is_cached_fetches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&config(dir.path()), Handle::current()).unwrap();
+    let size = 64 * MIB;
+    let source = FakeSource::new(1, size);
+    let image = cache.image(&unhashed(1, size), source.clone());
+    let cached = ByteRange::new(8 * MIB, 9 * MIB);
+    image.read(cached, cached).await.unwrap();
+    for _ in 0..3 {
+        let reader = Reader::new(Arc::clone(&image), size);
+        assert_eq!(read(&reader, cached).await, pattern(1, cached));
+    }
+    assert_eq!(source.asked(), [cached]);
+}
+
+/// Prints how fast a cold sequential read is with a source that costs nothing; asserts nothing about it.
+/// `cargo test --release --lib -- --ignored --nocapture a_cold_sequential_read`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn a_cold_sequential_read_of_1_gib() {
+    for memory_only in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let size = 1 << 30;
+        let floor = if memory_only { 100 } else { 0 };
+        let config = CacheConfig {
+            memory_limit: 256 * MIB,
+            size: 4 << 30,
+            free_floor_percent: floor,
+            ..config(dir.path())
+        };
+        let cache = Cache::open(&config, Handle::current()).unwrap();
+        let source = FakeSource::zeros(size);
+        let image = cache.image(&unhashed(1, size), source.clone());
+        let reader = Reader::new(Arc::clone(&image), size);
+        for round in ["cold", "again"] {
+            let start = Instant::now();
+            let mut waited = 0;
+            for at in 0..size / (128 * 1024) {
+                let range = ByteRange::at(at * 128 * 1024, 128 * 1024);
+                if reader.try_read(range).is_none() {
+                    waited += 1;
+                    assert_eq!(reader.read(range).await.unwrap().len(), 128 * 1024);
+                }
+            }
+            let took = start.elapsed();
+            println!(
+                "memory_only={memory_only} {round}: {:.0} MB/s, {waited} of 8192 reads waited, {} requests, {:?}",
+                size as f64 / 1e6 / took.as_secs_f64(),
+                source.asked().len(),
+                cache.counters().all(),
+            );
+        }
+        let start = Instant::now();
+        cache.shut_down().await;
+        println!(
+            "then {:?} until all was written; on disk {} MiB",
+            start.elapsed(),
+            image.cached_bytes() / MIB
+        );
+    }
+}
