@@ -37,6 +37,7 @@ async fn client(cloud: &Devcloud, user: &str) -> Glance {
     let config = AuthConfig {
         method: AuthMethod::AdminToken(cloud.token(user).into()),
         endpoints: vec![parse_endpoint(cloud.endpoint()).unwrap()],
+        auth_type: None,
         region: None,
         interface: None,
     };
@@ -322,6 +323,7 @@ async fn a_refused_token_is_an_error() {
     let config = AuthConfig {
         method: AuthMethod::None,
         endpoints: vec![parse_endpoint(cloud.endpoint()).unwrap()],
+        auth_type: None,
         region: None,
         interface: None,
     };
@@ -362,6 +364,7 @@ async fn a_server_that_comes_back_is_waited_for() {
     let config = AuthConfig {
         method: AuthMethod::None,
         endpoints: vec![parse_endpoint(cloud.endpoint()).unwrap()],
+        auth_type: None,
         region: None,
         interface: None,
     };

@@ -32,6 +32,7 @@ async fn child() {
         HttpConfig { timeout: Duration::from_secs(10), ca_cert: None, insecure: false, max_connections: 1 };
     let config = AuthConfig {
         method: AuthMethod::Keystone { cloud: std::env::var("OS_CLOUD").ok() },
+        auth_type: None,
         endpoints: Vec::new(),
         region: std::env::var("OS_REGION_NAME").ok().filter(|name| !name.is_empty()),
         interface: std::env::var("OS_INTERFACE").ok(),

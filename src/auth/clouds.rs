@@ -15,7 +15,14 @@ use crate::error::{Error, Kind, Result};
 
 /// Where the description of the cloud comes from; the paths are absolute, so a later change of folder does no harm.
 #[derive(Debug, Clone)]
-pub(super) enum Origin {
+pub(super) struct Origin {
+    place: Place,
+    /// `--os-auth-type`, which counts more than what the description says.
+    auth_type: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
     /// The named cloud of these files; of two that say different things, the later one counts.
     Files { cloud: String, paths: Vec<PathBuf> },
     /// The `OS_*` variables, which do not change while the program runs.
@@ -27,8 +34,41 @@ impl Origin {
     ///
     /// # Errors
     /// `Config` when a file that a variable names does not exist, or no clouds.yaml is found.
-    pub(super) fn find(cloud: Option<&str>) -> Result<Self> {
-        let Some(cloud) = cloud else { return Ok(Self::Environment) };
+    pub(super) fn find(cloud: Option<&str>, auth_type: Option<&str>) -> Result<Self> {
+        let place = cloud.map_or(Ok(Place::Environment), Place::of)?;
+        Ok(Self { place, auth_type: auth_type.map(str::to_owned) })
+    }
+
+    /// Reads the description anew. Reads the disk: not for the runtime.
+    ///
+    /// # Errors
+    /// `Config` when a file is unreadable or has no such cloud; the message names those it has.
+    pub(super) fn read(&self) -> Result<CloudConfig> {
+        let mut config = match &self.place {
+            Place::Environment => CloudConfig::from_env().map_err(|error| {
+                Error::new(Kind::Config, "the OS_* variables cannot be read").with_source(error)
+            })?,
+            Place::Files { cloud, paths } => read_files(cloud, paths)?,
+        };
+        config.auth_type = self.auth_type.clone().or(config.auth_type);
+        tidy(&mut config)?;
+        Ok(config)
+    }
+
+    /// For messages: what a person should look at.
+    pub(super) fn describe(&self) -> String {
+        match &self.place {
+            Place::Environment => "OS_USERNAME, OS_PASSWORD and the other OS_* variables".to_owned(),
+            Place::Files { cloud, paths } => {
+                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+                format!("cloud {cloud:?} in {}", paths.join(" and "))
+            }
+        }
+    }
+}
+
+impl Place {
+    fn of(cloud: &str) -> Result<Self> {
         let mut paths: Vec<PathBuf> = find_config_files_specified_in_env().into_iter().collect();
         let listed = !paths.is_empty();
         paths.extend(find_vendor_file());
@@ -51,32 +91,6 @@ impl Origin {
             })
             .collect::<Result<_>>()?;
         Ok(Self::Files { cloud: cloud.to_owned(), paths })
-    }
-
-    /// Reads the description anew. Reads the disk: not for the runtime.
-    ///
-    /// # Errors
-    /// `Config` when a file is unreadable or has no such cloud; the message names those it has.
-    pub(super) fn read(&self) -> Result<CloudConfig> {
-        let mut config = match self {
-            Self::Environment => CloudConfig::from_env().map_err(|error| {
-                Error::new(Kind::Config, "the OS_* variables cannot be read").with_source(error)
-            })?,
-            Self::Files { cloud, paths } => read_files(cloud, paths)?,
-        };
-        tidy(&mut config)?;
-        Ok(config)
-    }
-
-    /// For messages: what a person should look at.
-    pub(super) fn describe(&self) -> String {
-        match self {
-            Self::Environment => "OS_USERNAME, OS_PASSWORD and the other OS_* variables".to_owned(),
-            Self::Files { cloud, paths } => {
-                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-                format!("cloud {cloud:?} in {}", paths.join(" and "))
-            }
-        }
     }
 }
 
@@ -230,7 +244,7 @@ clouds:
                 path
             })
             .collect();
-        Origin::Files { cloud: cloud.into(), paths }
+        Origin { place: Place::Files { cloud: cloud.into(), paths }, auth_type: None }
     }
 
     #[test]
@@ -249,6 +263,14 @@ clouds:
         let endpoint = config.options["image_endpoint_override"].clone().into_string().unwrap();
         assert_eq!(endpoint, "http://glance.example.org:9292/v2");
         assert!(!format!("{config:?}").contains("s3cr3t"));
+    }
+
+    #[test]
+    fn the_login_type_of_the_command_line_counts_most() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut origin = origin(dir.path(), "credential", &[("clouds.yaml", CLOUDS)]);
+        origin.auth_type = Some("password".to_owned());
+        assert_eq!(origin.read().unwrap().auth_type.as_deref(), Some("v3password"));
     }
 
     #[test]

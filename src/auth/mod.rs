@@ -78,8 +78,9 @@ impl Auth {
         config: &AuthConfig,
         http: &HttpConfig,
     ) -> Result<Self> {
+        let auth_type = config.auth_type.clone();
         let (origin, description) = blocking(move || {
-            let origin = Origin::find(cloud.as_deref())?;
+            let origin = Origin::find(cloud.as_deref(), auth_type.as_deref())?;
             let description = origin.read()?;
             Ok((origin, description))
         })

@@ -28,6 +28,13 @@ pub struct DirEntry {
     pub(super) node: Node,
 }
 
+impl DirEntry {
+    /// `.` or `..`: the kernel counts no look-up of these.
+    pub(super) fn is_dot(&self) -> bool {
+        &*self.name == "." || &*self.name == ".."
+    }
+}
+
 /// What a handle is open on.
 pub(super) enum Handle {
     /// An image, for reading.

@@ -61,6 +61,11 @@ pub enum Node {
 }
 
 impl Node {
+    /// It has entries.
+    pub(super) fn is_directory(&self) -> bool {
+        matches!(self, Self::Root | Self::ById | Self::Control | Self::Records)
+    }
+
     fn preferred(&self) -> Ino {
         match self {
             Self::Root => Ino::ROOT,

@@ -141,7 +141,7 @@ impl ImageFs {
     /// The attributes of `node`.
     fn describe(&self, node: &Node, ino: Ino) -> Result<Attr> {
         Ok(match node {
-            Node::Root | Node::ById | Node::Control | Node::Records => self.attributes.directory(ino),
+            directory if directory.is_directory() => self.attributes.directory(ino),
             Node::Status | Node::Errors | Node::Metrics | Node::Record(_) => {
                 let text = self.text(node)?;
                 self.attributes.text(ino, text.len() as u64)
@@ -158,6 +158,7 @@ impl ImageFs {
                     _ => return Err(not_found()),
                 }
             }
+            _ => return Err(not_found()),
         })
     }
 
@@ -197,10 +198,12 @@ impl ImageFs {
         let view = self.view();
         let inodes = lock(&self.inodes);
         let entry = |name: Arc<str>, node: Node| {
-            let kind = if node == Node::Records { FileKind::Directory } else { FileKind::Regular };
+            let kind = if node.is_directory() { FileKind::Directory } else { FileKind::Regular };
             DirEntry { name, kind, ino: inodes.number(&node), node }
         };
         let of_id = |id: &ImageId| entry(id.as_str().into(), Node::Image(id.clone()));
+        let parent = if node == Node::Records { Node::Control } else { Node::Root };
+        let dots = [entry(".".into(), node.clone()), entry("..".into(), parent)];
         let entries: Vec<_> = match node {
             Node::Root => {
                 let drafts: Vec<_> =
@@ -232,7 +235,7 @@ impl ImageFs {
             _ => return Err(Error::new(Kind::NotDirectory, "not a directory")),
         };
         drop(inodes);
-        Ok(self.handles.insert(Handle::Directory(entries)))
+        Ok(self.handles.insert(Handle::Directory(dots.into_iter().chain(entries).collect())))
     }
 
     /// The entry at `position` of an open directory; `None` behind the last.
@@ -253,7 +256,18 @@ impl ImageFs {
     /// # Errors
     /// `NotFound` when it vanished since.
     pub fn enter_listed(&self, entry: &DirEntry) -> Result<Entry> {
+        if entry.is_dot() {
+            let attr = self.describe(&entry.node, entry.ino)?;
+            return Ok(Entry { ttl: attr.ttl, attr });
+        }
         self.enter(&entry.node)
+    }
+
+    /// Takes back what [`enter_listed`](Self::enter_listed) counted.
+    pub fn forget_listed(&self, entry: &DirEntry) {
+        if !entry.is_dot() {
+            self.forget(entry.ino, 1);
+        }
     }
 
     /// The figures of `df`: images as listed; without a known quota there is always room.

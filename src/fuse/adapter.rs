@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use tracing::{Instrument, debug, error, info, info_span};
 
@@ -26,7 +26,7 @@ use super::convert::{GENERATION, file_attr, file_type, ino, open_mode};
 use super::errno::errno;
 use super::process::{self, ProcessWatch};
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Attr, HandleId, ImageFs, Ino, NewAttributes, OpenMode, Opened};
+use crate::fs::{Attr, HandleId, ImageFs, NewAttributes, OpenMode, Opened};
 use crate::units::ByteRange;
 
 /// Reads the kernel may have under way for one mount (its default is 12): with 10 ms a request, 64
@@ -438,7 +438,7 @@ impl Filesystem for Adapter {
             let Ok(entry) = self.fs.enter_listed(&listed) else { continue };
             let attr = file_attr(&entry.attr);
             if reply.add(attr.ino, position + 1, &*listed.name, &entry.ttl, &attr, GENERATION) {
-                self.fs.forget(Ino(attr.ino.0), 1);
+                self.fs.forget_listed(&listed);
                 break;
             }
         }
@@ -506,6 +506,17 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, _request: &Request, _number: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn access(&self, _: &Request, _: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // Asked without default_permissions only: the mounter alone gets in, and operations refuse
+        // by themselves.
+        reply.ok();
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
+        // Holes of an image are not known: the kernel then takes all of it for data, and asks no more.
+        reply.error(Errno::ENOSYS);
     }
 
     fn ioctl(

@@ -21,7 +21,9 @@ use crate::error::{Error, Kind, Result};
 
 /// The variable that says what is logged, and its meaning when unset.
 const VARIABLE: &str = "GLANCEFS_LOG";
-const DEFAULT_FILTER: &str = "warn,glancefs=info";
+// fuser's own lines tell of killed readers and unknown operations as errors and warnings; what matters
+// of them it returns.
+const DEFAULT_FILTER: &str = "warn,fuser=off,glancefs=info";
 
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 const SYSLOG_SOCKET: &str = "/dev/log";
