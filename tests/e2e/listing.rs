@@ -157,7 +157,7 @@ fn an_image_that_is_deleted_while_it_is_read_reads_on() {
         "exec 3< {mount}/read-on.raw; head -c 3000000 <&3 > /dev/null
          curl -sSf --noproxy '*' -X DELETE {url}/v2/images/{id}
          for _ in $(seq 100); do [ -e {mount}/read-on.raw ] || break; sleep 0.1; done
-         ! [ -e {mount}/read-on.raw ]
+         if [ -e {mount}/read-on.raw ]; then exit 1; fi
          cat /proc/self/fd/3 > /dev/null || true
          python3 -c 'import os; open(\"{copy}\", \"wb\").write(os.pread(3, 3000000, 0))'",
         url = cloud.url

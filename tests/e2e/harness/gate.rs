@@ -52,9 +52,14 @@ impl Gate {
         gate
     }
 
-    /// Its address.
+    /// Its address, as messages show it.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address())
     }
 
     /// Connections reach the server again.

@@ -132,6 +132,10 @@ impl Drop for Mount {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the log of {self}:\n{}---", self.log());
+        } else {
+            // For `cargo test -- --show-output`.
+            let notable = |line: &&str| !line.contains(" INFO ") && !line.is_empty();
+            self.log().lines().filter(notable).for_each(|line| eprintln!("{line}"));
         }
         if self.is_mounted() {
             run(&format!(
