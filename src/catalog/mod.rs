@@ -6,6 +6,8 @@
 
 mod saved;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::path::PathBuf;
