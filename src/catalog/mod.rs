@@ -141,6 +141,11 @@ impl Catalog {
         read_lock(&self.state).listed_at.is_none_or(|at| at.elapsed() >= self.config.ttl)
     }
 
+    /// The last listing failed: what is shown is the last good one.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     /// How long what is known now may be believed without asking again.
     pub fn ttl(&self) -> Duration {
         self.config.ttl
@@ -161,10 +166,10 @@ impl Catalog {
     }
 
     /// Starts to fetch a stale list again, and does not wait.
-    pub fn refresh_behind(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
+    pub fn refresh_behind(self: &Arc<Self>) {
         if self.is_stale() && self.walking.try_lock().is_ok() {
             let catalog = Arc::clone(self);
-            runtime.spawn(async move { catalog.refresh_unless_fresh().await });
+            tokio::spawn(async move { catalog.refresh_unless_fresh().await });
         }
     }
 

@@ -50,8 +50,15 @@ impl ImageFs {
         }
         let name = name.to_str().ok_or_else(not_found)?;
         let node = match self.node(parent)? {
-            Node::Root => self.find_in_root(name).await?,
+            Node::Root => {
+                // Who has a name by now is what counts: a path that nobody ever lists must not lead
+                // to what was there an hour ago.
+                self.layers.catalog.refresh_if_stale().await;
+                self.find_in_root(name).await?
+            }
             Node::ById => {
+                // An id never means another image, so a hypervisor need not wait for the list.
+                self.layers.catalog.refresh_behind();
                 let id: ImageId = name.parse().map_err(|_| not_found())?;
                 self.known_or_shown(&id).await?;
                 Node::Image(id)

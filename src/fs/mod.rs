@@ -37,7 +37,7 @@ pub use open::{OpenMode, Opened};
 pub use view::{Invalidation, View};
 pub use write::NewAttributes;
 
-use crate::cache::{Cache, ContentIdentity};
+use crate::cache::{Cache, ContentIdentity, Mismatch};
 use crate::catalog::Catalog;
 use crate::config::AccessConfig;
 use crate::error::{Error, Kind, Result};
@@ -64,6 +64,9 @@ const FRESH: Duration = Duration::from_secs(60);
 /// Images created here that are remembered as fresh; a restore of more at once loses nothing but
 /// the courtesy.
 const FRESH_KEPT: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// Images whose last failure is remembered after their last close.
+const FAILURES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// The layers that files are made of.
 pub struct Layers {
@@ -92,6 +95,8 @@ pub struct ImageFs {
     misses: Mutex<LruCache<String, Instant>>,
     fresh: Mutex<LruCache<ImageId, Instant>>,
     events: Events,
+    /// The last failure of an image, for `user.glancefs.last_error`.
+    failures: Mutex<LruCache<ImageId, String>>,
     /// Told by operations, besides what a new listing changes.
     invalidate: tokio::sync::broadcast::Sender<Invalidation>,
 }
@@ -114,6 +119,7 @@ impl ImageFs {
             misses: Mutex::new(LruCache::new(MISSES_KEPT)),
             fresh: Mutex::new(LruCache::new(FRESH_KEPT)),
             events,
+            failures: Mutex::new(LruCache::new(FAILURES_KEPT)),
             invalidate: tokio::sync::broadcast::Sender::new(1024),
             layers,
         })
@@ -145,6 +151,18 @@ impl ImageFs {
             return Err(Error::new(Kind::ReadOnly, "the mount is read-only"));
         }
         Ok(())
+    }
+
+    /// A failure of an image, for those who look at it or at `.glancefs/errors`.
+    fn note_failure(&self, id: &ImageId, what: &str) {
+        self.events.note(what);
+        lock(&self.failures).put(id.clone(), what.to_owned());
+    }
+
+    /// An image turned out not to match its hash: the kernel must drop what it holds of it.
+    pub fn mismatched(&self, mismatch: &Mismatch) -> Invalidation {
+        self.note_failure(&mismatch.image, &mismatch.what);
+        Invalidation::Data(lock(&self.inodes).number(&Node::Image(mismatch.image.clone())))
     }
 
     /// An act that wants an option: without it one log line says which.

@@ -287,8 +287,7 @@ impl ImageFs {
                     self.drop_ended(file);
                     return;
                 }
-                let facts = writer.facts();
-                if facts.step == closing::Step::Only {
+                if writer.facts().step == closing::Step::Only || file.is_orphaned() {
                     self.settle(file).await;
                 }
             }
@@ -329,7 +328,7 @@ impl ImageFs {
         let fs = Arc::clone(self);
         tokio::spawn(async move {
             process.ended().await;
-            if file.is_open() && !file.has_writers() {
+            if file.owner_ended() && file.is_open() {
                 fs.settle(&file).await;
             }
         });
@@ -387,7 +386,7 @@ impl ImageFs {
     }
 
     fn failed(&self, file: &DraftFile, error: Error) -> Error {
-        let text = format!("uploading {:?}: {error}", file.name());
+        let text = format!("uploading {:?}: {error}; {}", file.name(), kept(&file.draft()));
         warn!("{text}");
         self.events.note(text);
         file.end(Outcome::Failed(error.duplicate()));
@@ -395,12 +394,21 @@ impl ImageFs {
     }
 
     fn abandon(&self, file: &Arc<DraftFile>, reason: &str) {
-        let text = format!("{:?} is not published: {reason}; its spool is kept", file.name());
+        let draft = file.draft();
+        let text = format!("{:?} is not published: {reason}; {}", file.name(), kept(&draft));
         warn!("{text}");
         self.events.note(text);
-        file.draft().abandon(reason);
+        draft.abandon(reason);
         file.end(Outcome::Abandoned);
         self.drop_ended(file);
+    }
+}
+
+/// For a person who wants the bytes of a file that became no image.
+fn kept(draft: &Draft) -> String {
+    match draft.kept_in() {
+        Some(path) => format!("what was written is kept in {}", path.display()),
+        None => "nothing is kept".to_owned(),
     }
 }
 

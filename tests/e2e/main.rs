@@ -1,0 +1,19 @@
+//! End-to-end tests: the built program on real kernel mounts, against a real Glance and a real
+//! Keystone, by the commands that people type.
+//!
+//! They need `/dev/fuse`, the tools that `scripts/setup` installs, and Python packages that
+//! `scripts/devcloud prepare` installs; `scripts/test` sees to all of that. Tests that take minutes run
+//! with `GLANCEFS_TEST_LONG=1` only (`scripts/test --long`).
+
+mod auth;
+mod folders;
+mod harness;
+mod lifecycle;
+mod listing;
+mod names;
+mod outage;
+mod reading;
+mod status;
+mod tools;
+mod uploading;
+mod xattrs;
