@@ -81,7 +81,8 @@ fn a_password_in_secure_yaml() {
     let cloud = Cloud::keystone();
     let folder = Folder::new("clouds");
     let clouds = std::fs::read_to_string(cloud.folder().join("clouds.yaml")).unwrap();
-    let public: String = clouds.lines().filter(|line| !line.contains("alicepw")).map(|line| format!("{line}\n")).collect();
+    let public: String =
+        clouds.lines().filter(|line| !line.contains("alicepw")).map(|line| format!("{line}\n")).collect();
     folder.file("clouds.yaml", public);
     folder.file("secure.yaml", "clouds:\n  alice:\n    auth:\n      password: alicepw\n");
     let variables = variables(&[
@@ -102,7 +103,8 @@ fn a_password_from_variables() {
 fn the_log_has_no_token_even_at_the_highest_level() {
     let cloud = Cloud::keystone();
     let mut variables = openrc(cloud);
-    variables.push(("GLANCEFS_LOG".to_owned(), "trace,hyper=trace,reqwest=trace,openstack_sdk=trace".to_owned()));
+    variables
+        .push(("GLANCEFS_LOG".to_owned(), "trace,hyper=trace,reqwest=trace,openstack_sdk=trace".to_owned()));
     let mount = works(cloud, "trace", variables, "");
     assert!(mount.log().contains("DEBUG") || mount.log().contains("TRACE"), "{}", mount.log());
 }
@@ -112,7 +114,8 @@ fn a_token() {
     let cloud = Cloud::keystone();
     let token = cloud.token("alice");
     let url = keystone(cloud);
-    let mut with_keystone = variables(&[("OS_AUTH_TYPE", "token"), ("OS_AUTH_URL", &url), ("OS_TOKEN", &token)]);
+    let mut with_keystone =
+        variables(&[("OS_AUTH_TYPE", "token"), ("OS_AUTH_URL", &url), ("OS_TOKEN", &token)]);
     with_keystone.extend(variables(&[("OS_PROJECT_NAME", "alpha"), ("OS_PROJECT_DOMAIN_ID", "default")]));
     works(cloud, "token", with_keystone, "");
     let admin_token =
@@ -219,13 +222,17 @@ fn a_refused_login_is_told_in_one_message() {
     refused(cloud, try_up(with("OS_REGION_NAME", "Nowhere"), ""), &["Nowhere"]);
     // Here the cure is a list of ways.
     let said = try_up(Vec::new(), "").expect_failure();
-    assert!(said.starts_with("glancefs: ") && said.contains("OS_CLOUD") && said.contains("--endpoint"), "{said}");
+    assert!(
+        said.starts_with("glancefs: ") && said.contains("OS_CLOUD") && said.contains("--endpoint"),
+        "{said}"
+    );
     let mut file = cloud.variables(Some("alice"));
     file.retain(|(name, _)| name != "OS_CLOUD");
     refused(cloud, try_up(file, "--os-cloud no-such-cloud"), &["no-such-cloud"]);
     let garbage = variables(&[("OS_AUTH_TYPE", "token"), ("OS_AUTH_URL", &url), ("OS_TOKEN", "garbage")]);
     refused(cloud, try_up(garbage, ""), &["token"]);
-    let garbage = variables(&[("OS_AUTH_TYPE", "admin_token"), ("OS_ENDPOINT", &cloud.url), ("OS_TOKEN", "garbage")]);
+    let garbage =
+        variables(&[("OS_AUTH_TYPE", "admin_token"), ("OS_ENDPOINT", &cloud.url), ("OS_TOKEN", "garbage")]);
     refused(cloud, try_up(garbage, ""), &["OS_TOKEN"]);
 }
 

@@ -49,24 +49,21 @@ fn foreign_files_in_the_folders_are_not_touched() {
     cloud.image("beside-foreign.raw", &content);
     let mount = cloud.mount_later("--cache-size 1M --spool-size 2M");
     let beside = mount.beside();
-    sh!(
-        "for folder in cache spool; do
+    sh!("for folder in cache spool; do
            mkdir -p {beside}/$folder/pictures {beside}/before && cd {beside}/$folder
            head -c 100000 /dev/urandom > pictures/beach.jpg; echo mine > notes.txt; chmod 644 notes.txt
            echo x > x.data; echo y > y.json; echo z > 01234567-89ab-cdef-0123-456789abcdef.bak
            cp -a {beside}/$folder {beside}/before/
-         done"
-    );
+         done");
     // A folder that is evidently used for other things may be refused, which touches nothing either.
     if mount.try_up().succeeded() {
-        sh!(
-            "cat {mount}/beside-foreign.raw > /dev/null
-             head -c 1000000 /dev/urandom > {mount}/foreign-upload.raw"
-        );
+        sh!("cat {mount}/beside-foreign.raw > /dev/null
+             head -c 1000000 /dev/urandom > {mount}/foreign-upload.raw");
         mount.down();
     }
     // `*deleting` is what the mount added; anything else would be a file of ours that it changed.
-    let changed = sh!("rsync -anic --delete --omit-dir-times {beside}/before/ {beside}/ | grep -v '^[*.]' || true");
+    let changed =
+        sh!("rsync -anic --delete --omit-dir-times {beside}/before/ {beside}/ | grep -v '^[*.]' || true");
     assert_eq!(changed, "", "foreign files are as they were");
 }
 

@@ -102,7 +102,9 @@ fn a_busy_mount_says_so_and_can_be_detached() {
     cloud.image("busy.raw", b"busy");
     let mount = cloud.mount("");
     let user = background(&format!("exec 3< {mount}/busy.raw; sleep 600"));
-    eventually("the file is open", || sh!("find /proc/[0-9]*/fd -lname {mount}/busy.raw 2>/dev/null || true") != "");
+    eventually("the file is open", || {
+        sh!("find /proc/[0-9]*/fd -lname {mount}/busy.raw 2>/dev/null || true") != ""
+    });
     let said = fails!("{PROGRAM} umount {mount}");
     assert!(said.contains("glancefs: ") && said.contains(&mount.to_string()), "{said}");
     assert!(mount.is_mounted());

@@ -24,7 +24,10 @@ fn stat_shows_the_size_and_the_times_of_the_image() {
     let times = format!("{} {}", epoch(&record["created_at"]), epoch(&record["updated_at"]));
     assert_eq!(
         sh!("stat -c '%F, %a, %s bytes, %b of %B, %h link, %u:%g, %Y %Z' {mount}/stat.raw"),
-        format!("regular file, 644, 1000001 bytes, 1954 of 512, 1 link, {}, {times}", sh!("echo $(id -u):$(id -g)"))
+        format!(
+            "regular file, 644, 1000001 bytes, 1954 of 512, 1 link, {}, {times}",
+            sh!("echo $(id -u):$(id -g)")
+        )
     );
     assert_eq!(sh!("stat -c '%F, %a' {mount} {mount}/.by-id"), "directory, 755\ndirectory, 755");
 }
@@ -61,10 +64,8 @@ fn control_folders_answer_but_are_not_listed() {
 fn six_hundred_images_are_listed_by_pages_and_met_once() {
     let cloud = Cloud::new("--auth none");
     let url = &cloud.url;
-    sh!(
-        r#"seq -f '%03g' 600 | xargs -P 8 -I N curl -sSf --noproxy '*' -o /dev/null {url}/v2/images \
-           -H 'Content-Type: application/json' -d '{{"name": "image-N"}}'"#
-    );
+    sh!(r#"seq -f '%03g' 600 | xargs -P 8 -I N curl -sSf --noproxy '*' -o /dev/null {url}/v2/images \
+           -H 'Content-Type: application/json' -d '{{"name": "image-N"}}'"#);
     cloud.image("with-data.raw", &pattern(2, 100_000));
     let mount = cloud.mount("");
     assert!(!cloud.requests("marker=").is_empty(), "one page was enough");

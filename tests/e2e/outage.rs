@@ -153,7 +153,8 @@ fn uploads_wait_for_no_dead_server_for_ever() {
     let (gate, mount) = behind_a_gate("--timeout 2s");
     mount.up();
     gate.silence();
-    let outcome = run(&format!("cp /etc/services {mount}/to-nowhere.raw || cp /etc/passwd {mount}/to-nowhere.raw"));
+    let outcome =
+        run(&format!("cp /etc/services {mount}/to-nowhere.raw || cp /etc/passwd {mount}/to-nowhere.raw"));
     assert!(!outcome.succeeded() && outcome.took < Duration::from_secs(60), "{outcome}");
     gate.open();
     assert!(Cloud::open().named("to-nowhere.raw").iter().all(|image| image["status"] != "active"));
@@ -161,6 +162,7 @@ fn uploads_wait_for_no_dead_server_for_ever() {
 }
 
 #[test]
+#[ignore = "to be built: a mount needs a login before it knows which saved list is its own"]
 fn a_stale_list_serves_when_keystone_is_down_as_well() {
     let cloud = Cloud::new("--auth keystone");
     let content = pattern(86, MIB);

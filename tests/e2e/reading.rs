@@ -37,25 +37,27 @@ fn every_way_to_read_gives_the_same_bytes() {
     let file = mount.path("ways.raw");
     let copy = mount.beside().path("copy");
     // One block in the middle first, so that the rest has a hole in it.
-    sh!("dd if={file} bs=1M skip=5 count=1 status=none | cmp - <(dd if={source} bs=1M skip=5 count=1 status=none)");
+    sh!(
+        "dd if={file} bs=1M skip=5 count=1 status=none | cmp - <(dd if={source} bs=1M skip=5 count=1 status=none)"
+    );
     sh!("tail -c 1000 {file} | cmp - <(tail -c 1000 {source})");
-    sh!("cmp <(dd if={file} bs=1 skip=3000000 count=5 status=none) <(dd if={source} bs=1 skip=3000000 count=5 status=none)");
+    sh!(
+        "cmp <(dd if={file} bs=1 skip=3000000 count=5 status=none) <(dd if={source} bs=1 skip=3000000 count=5 status=none)"
+    );
     sh!("cp {file} {copy} && cmp {copy} {source}");
     sh!("cat {file} | cmp - {source}");
     sh!("dd if={file} bs=1M iflag=direct status=none | cmp - {source}");
     sh!("cp --sparse=always {file} {copy}2 && cmp {copy}2 {source}");
     sh!("tar -C {mount} -c ways.raw | tar -xO | cmp - {source}");
     sh!("rsync -a {file} {copy}3 && cmp {copy}3 {source}");
-    sh!(
-        "python3 -c '
+    sh!("python3 -c '
 import mmap, sys
 with open(\"{file}\", \"rb\") as file, open(\"{source}\", \"rb\") as source:
     mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     source = source.read()
     assert mapped[4_000_000:4_100_000] == source[4_000_000:4_100_000]
     assert mapped[:] == source
-'"
-    );
+'");
     assert_eq!(sh!("md5sum < {file} | cut -d' ' -f1"), cloud.record(&id)["checksum"].as_str().unwrap());
     assert_eq!(sh!("dd if={file} bs=1M skip=100 status=none | wc -c"), "0", "beyond the end is nothing");
     let transferred: usize = cloud.downloads(&id).iter().map(|line| bytes_sent(line)).sum();
@@ -205,17 +207,17 @@ fn corrupted_cache_files_never_give_wrong_bytes() {
     assert_eq!(damaged.len(), 1, "the file with the data");
     // One byte, with the file's times as they were: only a checksum can tell.
     let data = damaged[0].display();
-    sh!(
-        "touch -r {data} {mount}/../times
+    sh!("touch -r {data} {mount}/../times
          printf 'X' | dd of={data} bs=1 seek=1234567 conv=notrunc status=none
-         touch -r {mount}/../times {data}"
-    );
+         touch -r {mount}/../times {data}");
     assert_ne!(std::fs::read(&damaged[0]).unwrap()[1_234_567], content[1_234_567]);
     mount.up();
     sh!("cmp {mount}/corrupted.raw {source}");
 
     // And every file of the cache, in turn cut short, emptied or filled with rubbish.
-    for spoil in ["truncate -s -100", "truncate -s 0", "dd if=/dev/urandom bs=4k count=1 conv=notrunc status=none of="] {
+    for spoil in
+        ["truncate -s -100", "truncate -s 0", "dd if=/dev/urandom bs=4k count=1 conv=notrunc status=none of="]
+    {
         mount.down();
         for file in files(&cache_of(&mount), 1) {
             let file = file.display();
@@ -248,7 +250,9 @@ fn a_full_read_verifies_the_image() {
     let cloud = Cloud::open();
     cloud.image("verified.raw", &pattern(38, 3 * MIB));
     let mount = cloud.mount("");
-    let verified = || sh!("getfattr --absolute-names --only-values -n user.glancefs.verified {mount}/verified.raw || true");
+    let verified = || {
+        sh!("getfattr --absolute-names --only-values -n user.glancefs.verified {mount}/verified.raw || true")
+    };
     assert_ne!(verified(), "sha512");
     sh!("cat {mount}/verified.raw > /dev/null");
     eventually("it is verified", || verified() == "sha512");
@@ -341,15 +345,13 @@ fn random_reads_fetch_little() {
     let content = pattern(43, 64 * MIB);
     let id = cloud.image("sparse-reads.raw", &content);
     let mount = cloud.mount("");
-    sh!(
-        "python3 -c '
+    sh!("python3 -c '
 import os
 file = os.open(\"{mount}/sparse-reads.raw\", os.O_RDONLY)
 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
 for place in range(40):
     assert len(os.pread(file, 4096, (place * 7919 % 1000) * 65536)) == 4096
-'"
-    );
+'");
     let cached: usize = mount.xattr("sparse-reads.raw", "user.glancefs.cached_bytes").parse().unwrap();
     assert!(cached <= 16 * MIB, "40 reads of 4 KiB left {cached} bytes in the cache");
     assert!(parse(&cached.to_string()).is_u64() && !cloud.downloads(&id).is_empty());
@@ -367,12 +369,18 @@ fn a_gigabyte_is_copied_out() {
     sh!("head -c 1G /dev/urandom > {source}");
     let id = cloud.reserve(json!({"name": "gigabyte.raw"}));
     let url = &cloud.url;
-    sh!("curl -sSf --noproxy '*' -H Expect: -H 'Content-Type: application/octet-stream' -T {source} {url}/v2/images/{id}/file");
-    let curl = crate::harness::run(&format!("curl -sSf --noproxy '*' {url}/v2/images/{id}/file -o {source}.curl"));
+    sh!(
+        "curl -sSf --noproxy '*' -H Expect: -H 'Content-Type: application/octet-stream' -T {source} {url}/v2/images/{id}/file"
+    );
+    let curl =
+        crate::harness::run(&format!("curl -sSf --noproxy '*' {url}/v2/images/{id}/file -o {source}.curl"));
     let cp = crate::harness::run(&format!("cp {mount}/gigabyte.raw {source}.cp"));
     let again = crate::harness::run(&format!("cat {mount}/gigabyte.raw > /dev/null"));
     let memory = sh!("grep -E 'VmHWM|VmRSS' /proc/{}/status | tr -s '\\t \\n' ' '", mount.daemon().unwrap());
-    left_out("MEASURED", &format!("1 GiB: curl {:?}, cold cp {:?}, warm cat {:?}; {memory}", curl.took, cp.took, again.took));
+    left_out(
+        "MEASURED",
+        &format!("1 GiB: curl {:?}, cold cp {:?}, warm cat {:?}; {memory}", curl.took, cp.took, again.took),
+    );
     sh!("cmp {source} {source}.cp && cmp {source} {source}.curl");
     cloud.delete(&id);
 }

@@ -44,7 +44,9 @@ fn an_image_that_is_being_filled_is_busy() {
     assert!(fails!("cat {mount}/saving.raw").contains("Device or resource busy"));
     assert!(fails!("cp {source} {mount}/saving.raw").contains("Device or resource busy"));
     upload.finish().expect_success();
-    eventually("it can be read", || std::fs::read(mount.path("saving.raw")).is_ok_and(|read| read == content));
+    eventually("it can be read", || {
+        std::fs::read(mount.path("saving.raw")).is_ok_and(|read| read == content)
+    });
 }
 
 #[test]
@@ -100,7 +102,8 @@ fn removal_with_the_option_deletes_the_image_but_never_a_protected_one() {
 #[test]
 fn overwriting_with_the_option_replaces_the_image() {
     let cloud = Cloud::open();
-    let old = cloud.image_of(json!({"name": "replaced.raw", "os_distro": "debian", "tags": ["kept"]}), b"old");
+    let old =
+        cloud.image_of(json!({"name": "replaced.raw", "os_distro": "debian", "tags": ["kept"]}), b"old");
     let mount = cloud.mount("--allow-overwrite");
     let new_file = mount.beside().file("new", pattern(11, 300_000));
     sh!("cp {new_file} {mount}/replaced.raw");

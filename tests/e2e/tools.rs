@@ -23,7 +23,8 @@ fn qemu_img_reads_a_mounted_qcow2() {
     let disk = disk(&mount);
     let source = format!("{disk}.qcow2");
     sh!("qemu-img convert -f raw -O qcow2 {disk} {source}");
-    let id = cloud.image_of(json!({"name": "read.qcow2", "disk_format": "qcow2"}), &std::fs::read(&source).unwrap());
+    let id = cloud
+        .image_of(json!({"name": "read.qcow2", "disk_format": "qcow2"}), &std::fs::read(&source).unwrap());
     let image = format!("{mount}/.by-id/{id}");
     let info = sh!("qemu-img info {image}");
     assert!(info.contains("file format: qcow2") && info.contains("virtual size: 24 MiB"), "{info}");
@@ -34,7 +35,9 @@ fn qemu_img_reads_a_mounted_qcow2() {
     sh!("qemu-img convert -T none -O raw {image} {disk}.direct && cmp {disk}.direct {disk}");
     sh!("qemu-img map --output=json {image} > /dev/null");
     // A disk on top of it, as a hypervisor makes one.
-    sh!("qemu-img create -q -f qcow2 -b {image} -F qcow2 {disk}.overlay && qemu-img compare {disk}.overlay {source}");
+    sh!(
+        "qemu-img create -q -f qcow2 -b {image} -F qcow2 {disk}.overlay && qemu-img compare {disk}.overlay {source}"
+    );
 }
 
 #[test]
@@ -66,7 +69,10 @@ fn qemu_img_convert_ends_as_exactly_one_image() {
         let driver = format.replace("vhd", "vpc").replace("vpcx", "vhdx");
         // vpc rounds the size up to its cylinders.
         let strict = if driver == "vpc" { "" } else { "-s" };
-        sh!("qemu-img compare {strict} -f raw -F {driver} {disk} {mount}/{name}", strict = strict.replace("-s", ""));
+        sh!(
+            "qemu-img compare {strict} -f raw -F {driver} {disk} {mount}/{name}",
+            strict = strict.replace("-s", "")
+        );
     }
     assert_eq!(sh!("find {}/spool -type f | wc -l", mount.beside()), "0");
 }
@@ -127,5 +133,8 @@ fn a_raw_image_is_a_read_only_disk() {
         beside = mount.beside()
     );
     // The same by mount(8) alone.
-    sh!("mount -o loop,ro {mount}/disk.raw {inside} && cmp {inside}/random {}/content/random; umount {inside}", mount.beside());
+    sh!(
+        "mount -o loop,ro {mount}/disk.raw {inside} && cmp {inside}/random {}/content/random; umount {inside}",
+        mount.beside()
+    );
 }

@@ -112,11 +112,16 @@ fn a_folder_is_synchronised_once() {
     let folder = mount.beside().path("folder");
     sh!("mkdir {folder}");
     for number in 0..6_u8 {
-        std::fs::write(format!("{folder}/sync-{number}.raw"), pattern(u64::from(number), 100_000 + usize::from(number)))
-            .unwrap();
+        std::fs::write(
+            format!("{folder}/sync-{number}.raw"),
+            pattern(u64::from(number), 100_000 + usize::from(number)),
+        )
+        .unwrap();
     }
     sh!("rsync -rt {folder}/ {mount}/");
-    let ids = |_: ()| (0..6).map(|number| cloud.only(&format!("sync-{number}.raw"))["id"].clone()).collect::<Vec<_>>();
+    let ids = |_: ()| {
+        (0..6).map(|number| cloud.only(&format!("sync-{number}.raw"))["id"].clone()).collect::<Vec<_>>()
+    };
     let first = ids(());
     for number in 0..6 {
         sh!("cmp {folder}/sync-{number}.raw {mount}/sync-{number}.raw");
@@ -162,7 +167,8 @@ fn touch_reserves_and_cp_fills_the_same_image() {
 #[test]
 fn a_reservation_of_someone_else_is_filled_too() {
     let cloud = Cloud::open();
-    let id = cloud.reserve(json!({"name": "by-someone.qcow2", "disk_format": "qcow2", "os_distro": "debian"}));
+    let id =
+        cloud.reserve(json!({"name": "by-someone.qcow2", "disk_format": "qcow2", "os_distro": "debian"}));
     let mount = cloud.mount("");
     let image = mount.beside().path("image");
     sh!("qemu-img create -q -f qcow2 {image} 10M && cp {image} {mount}/by-someone.qcow2");
@@ -307,7 +313,13 @@ fn quotas_reach_the_program_as_errors() {
     let over_cap = fails!("cp {over_cap} {mount}/over-cap.raw");
     assert!(over_cap.contains("File too large"), "{over_cap}");
     sh!("cp {fits} {mount}/fits-1.raw && cp {fits} {mount}/fits-2.raw");
-    for line in ["cp FROM TO", "cat FROM > TO", "dd if=FROM of=TO bs=1M status=none", "rsync FROM TO", "tee TO < FROM > /dev/null"] {
+    for line in [
+        "cp FROM TO",
+        "cat FROM > TO",
+        "dd if=FROM of=TO bs=1M status=none",
+        "rsync FROM TO",
+        "tee TO < FROM > /dev/null",
+    ] {
         let said = fails!("{}", line.replace("FROM", &fits).replace("TO", &mount.path("over-quota.raw")));
         assert!(said.contains("Disk quota exceeded"), "{line}: {said}");
         assert!(cloud.named("over-quota.raw").is_empty(), "{line}: nothing is left behind");
@@ -361,7 +373,9 @@ fn a_file_that_is_being_written_can_be_removed_and_renamed() {
     let mount = cloud.mount("");
     sh!("exec 3> {mount}/given-up.raw; echo data >&3; rm {mount}/given-up.raw; exec 3>&-");
     assert!(cloud.named("given-up.raw").is_empty(), "no option is needed for what was never published");
-    sh!("exec 3> {mount}/old-name.raw; echo data >&3; mv {mount}/old-name.raw {mount}/new-name.raw; exec 3>&-");
+    sh!(
+        "exec 3> {mount}/old-name.raw; echo data >&3; mv {mount}/old-name.raw {mount}/new-name.raw; exec 3>&-"
+    );
     assert_eq!(cloud.only("new-name.raw")["size"], 5);
     assert!(cloud.named("old-name.raw").is_empty());
 }

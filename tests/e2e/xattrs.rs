@@ -72,7 +72,9 @@ fn a_value_that_the_kernel_cannot_carry_is_in_the_json() {
     let id = cloud.image_of(json!({"name": "large-value.raw", "large": large, "fits": fits}), b"x");
     let mount = cloud.mount("");
     let property = "user.glance.property";
-    assert!(fails!("getfattr -n {property}.large {mount}/large-value.raw").contains("Argument list too long"));
+    assert!(
+        fails!("getfattr -n {property}.large {mount}/large-value.raw").contains("Argument list too long")
+    );
     assert_eq!(mount.xattr("large-value.raw", &format!("{property}.fits")), fits);
     assert_eq!(parse(&sh!("cat {mount}/.glancefs/images/{id}.json"))["large"], large);
 }

@@ -144,8 +144,7 @@ impl Cloud {
     /// Uploads the data of a reserved image.
     #[track_caller]
     pub fn upload(&self, id: &str, content: &[u8]) {
-        let arguments =
-            ["-X", "PUT", "-H", "Content-Type: application/octet-stream", "--data-binary", "@-"];
+        let arguments = ["-X", "PUT", "-H", "Content-Type: application/octet-stream", "--data-binary", "@-"];
         let (status, answer) = self.curl(&arguments, &format!("/v2/images/{id}/file"), content);
         assert_eq!(status, 204, "{}", String::from_utf8_lossy(&answer));
     }

@@ -36,8 +36,7 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = url.strip_prefix("http://").unwrap().to_owned();
-        let shared =
-            Arc::new(Shared { state: Mutex::new(State::Open), open: Mutex::default(), server });
+        let shared = Arc::new(Shared { state: Mutex::new(State::Open), open: Mutex::default(), server });
         let gate = Self { shared: Arc::clone(&shared), port };
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {

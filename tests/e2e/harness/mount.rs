@@ -22,8 +22,9 @@ impl Mount {
         let folder = Folder::new("mount");
         let at = folder.path("mnt");
         std::fs::create_dir(&at).unwrap();
-        let options =
-            format!("--cache-dir {folder}/cache --spool-dir {folder}/spool --log-file {folder}/log {options}");
+        let options = format!(
+            "--cache-dir {folder}/cache --spool-dir {folder}/spool --log-file {folder}/log {options}"
+        );
         Self { folder, at, variables, options }
     }
 
@@ -138,9 +139,7 @@ impl Drop for Mount {
             self.log().lines().filter(notable).for_each(|line| eprintln!("{line}"));
         }
         if self.is_mounted() {
-            run(&format!(
-                "timeout 20 {PROGRAM} umount {self} || umount -l {self} || fusermount3 -uz {self}"
-            ));
+            run(&format!("timeout 20 {PROGRAM} umount {self} || umount -l {self} || fusermount3 -uz {self}"));
         }
         let daemon_ended = || within(Duration::from_secs(5), || self.daemon().is_none());
         if !daemon_ended() {
