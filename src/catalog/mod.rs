@@ -286,12 +286,14 @@ impl Catalog {
         Ok(found)
     }
 
-    /// Asks the server for one image, and forgets it when it is gone.
+    /// Asks the server for one image; a listed one is taken over, and forgotten when it is gone. One
+    /// that is not listed stays so: it may be an image that listings do not show.
     ///
     /// # Errors
     /// Those of the request; `NotFound` when there is no such image.
     pub async fn show(&self, id: &ImageId) -> Result<Arc<Image>> {
         match self.service.show(id).await {
+            Ok(image) if self.snapshot().get(id).is_none() => Ok(Arc::new(image)),
             Ok(image) => Ok(self.learn(image)),
             Err(error) => {
                 if error.kind() == Kind::NotFound {

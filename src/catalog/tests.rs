@@ -84,8 +84,8 @@ async fn what_this_mount_changed_during_a_walk_wins_over_what_the_walk_saw() {
     let before = catalog.snapshot();
     let seen_by_walk = (*before).clone();
     // While the walk is under way: one image is made here, one is deleted.
-    let made = service.add("made", b"");
-    catalog.show(&made).await.unwrap();
+    service.add("made", b"");
+    catalog.find_by_name("made").await.unwrap();
     catalog.forget(&gone);
     catalog.publish(seen_by_walk, Some(Instant::now()), &before);
     assert_eq!(names(&catalog), ["kept", "made"]);
@@ -105,6 +105,16 @@ async fn only_differences_are_announced() {
     catalog.refresh().await.unwrap();
     let change = changes.try_recv().unwrap();
     assert!(change.old.get(&id).is_none() && change.new.get(&id).is_some());
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_listed_can_be_shown_and_stays_unlisted() {
+    let (service, folder) = (Arc::new(FakeService::default()), tempfile::tempdir().unwrap());
+    let catalog = catalog(&service, folder.path(), false);
+    catalog.start().await.unwrap();
+    let id = service.add("community", b"");
+    assert_eq!(catalog.show(&id).await.unwrap().id, id);
+    assert!(catalog.snapshot().is_empty());
 }
 
 #[tokio::test]

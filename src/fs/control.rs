@@ -47,9 +47,9 @@ impl ImageFs {
             Node::Errors => Ok(self.events.text().into()),
             Node::Metrics => Ok(metrics::text(self.layers.cache.counters()).into()),
             Node::Record(id) => {
-                let list = self.layers.catalog.snapshot();
-                let image = list.get(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
-                xattr::shown_record(image).map(Bytes::from)
+                let image =
+                    self.known_image(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
+                xattr::shown_record(&image).map(Bytes::from)
             }
             _ => Err(Error::new(Kind::IsDirectory, "not a text")),
         }

@@ -68,6 +68,9 @@ const FRESH_KEPT: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Images whose last failure is remembered after their last close.
 const FAILURES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
+/// Images kept that are not listed: a hypervisor has a handful open.
+const UNLISTED_KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
 /// The layers that files are made of.
 pub struct Layers {
     /// Where records are changed.
@@ -94,6 +97,8 @@ pub struct ImageFs {
     drafts: Mutex<std::collections::HashMap<ImageId, Arc<DraftFile>>>,
     misses: Mutex<LruCache<String, Instant>>,
     fresh: Mutex<LruCache<ImageId, Instant>>,
+    /// Images that were asked for by id and are not listed, and when they were shown.
+    unlisted: Mutex<LruCache<ImageId, (Arc<Image>, Instant)>>,
     events: Events,
     /// The last failure of an image, for `user.glancefs.last_error`.
     failures: Mutex<LruCache<ImageId, String>>,
@@ -118,6 +123,7 @@ impl ImageFs {
             drafts: Mutex::default(),
             misses: Mutex::new(LruCache::new(MISSES_KEPT)),
             fresh: Mutex::new(LruCache::new(FRESH_KEPT)),
+            unlisted: Mutex::new(LruCache::new(UNLISTED_KEPT)),
             events,
             failures: Mutex::new(LruCache::new(FAILURES_KEPT)),
             invalidate: tokio::sync::broadcast::Sender::new(1024),

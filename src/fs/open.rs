@@ -75,7 +75,7 @@ impl ImageFs {
     /// a new image opens before the next listing.
     async fn settled(&self, id: &ImageId) -> Result<Arc<Image>> {
         let image = self.image(id).await?;
-        if image.status == Status::Active { Ok(image) } else { self.layers.catalog.show(id).await }
+        if image.status == Status::Active { Ok(image) } else { self.shown_image(id).await }
     }
 
     fn open_image(&self, image: Arc<Image>) -> Result<Opened> {

@@ -87,7 +87,13 @@ impl ImageFs {
     ) -> Result<Arc<DraftFile>> {
         let draft = self.spool(intent.clone()).await?;
         let file = Arc::new(DraftFile::new(draft, intent, stepwise));
-        lock(&self.drafts).insert(file.id.clone(), Arc::clone(&file));
+        let mut drafts = lock(&self.drafts);
+        if let Some(other) = drafts.get(&file.id).filter(|other| other.is_open()) {
+            // Two opened the same reservation at once: they write the same file. Ours is empty, and
+            // dropping it removes its spool.
+            return Ok(Arc::clone(other));
+        }
+        drafts.insert(file.id.clone(), Arc::clone(&file));
         Ok(file)
     }
 
@@ -261,14 +267,14 @@ impl ImageFs {
                 Ok(())
             }
             Decision::Abandon => {
-                self.abandon(file, "the process that wrote it was killed");
+                self.abandon(file, "the process that wrote it was killed").await;
                 Ok(())
             }
             Decision::Commit => {
                 tokio::select! {
                     committed = self.commit(file) => committed,
                     () = process.killed() => {
-                        self.abandon(file, "the process that wrote it was killed during the upload");
+                        self.abandon(file, "the process that wrote it was killed during the upload").await;
                         Err(Error::new(Kind::Interrupted, "killed during the upload"))
                     }
                 }
@@ -393,13 +399,19 @@ impl ImageFs {
         error
     }
 
-    fn abandon(&self, file: &Arc<DraftFile>, reason: &str) {
+    async fn abandon(&self, file: &Arc<DraftFile>, reason: &'static str) {
         let draft = file.draft();
         let text = format!("{:?} is not published: {reason}; {}", file.name(), kept(&draft));
         warn!("{text}");
         self.events.note(text);
-        draft.abandon(reason);
         file.end(Outcome::Abandoned);
+        let abandoned = blocking(move || {
+            draft.abandon(reason);
+            Ok(())
+        });
+        if let Err(error) = abandoned.await {
+            warn!(%error, "a spool was left as it was");
+        }
         self.drop_ended(file);
     }
 }
