@@ -5,6 +5,13 @@
 //! `scripts/devcloud prepare` installs; `scripts/test` sees to all of that. Tests that take minutes run
 //! with `GLANCEFS_TEST_LONG=1` only (`scripts/test --long`).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops at what should not be"
+)]
+
 mod auth;
 mod folders;
 mod harness;

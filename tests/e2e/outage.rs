@@ -162,6 +162,7 @@ fn uploads_wait_for_no_dead_server_for_ever() {
 }
 
 #[test]
+#[ignore = "to be built: a mount needs a login before it knows which saved list is its own"]
 fn a_stale_list_serves_when_keystone_is_down_as_well() {
     let cloud = Cloud::new("--auth keystone");
     let content = pattern(86, MIB);
