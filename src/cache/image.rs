@@ -386,6 +386,13 @@ impl CachedImage {
             return ticket.deliver(block, &bytes);
         }
         self.core.memory.insert(self.key, block, bytes.clone());
+        if self.disk.get().is_none() {
+            // The source was faster than the opening of the disk tier. Readers go on; the transfer waits
+            // (at most `DISK_PATIENCE`, once), or its first blocks would never get to the disk and the
+            // image would never be complete.
+            ticket.deliver(block, &bytes);
+            self.disk().await;
+        }
         let wanted_on_disk = self.disk_now().is_some_and(|disk| !disk.has(block));
         let too_many = match wanted_on_disk {
             true => self.core.writer.offer(&self.core, self, block, bytes.clone()),

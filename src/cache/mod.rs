@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, broadcast};
 
 use crate::budget::{Budget, memory_limit};
 use crate::config::CacheConfig;
@@ -46,6 +46,7 @@ use self::writer::Writer;
 
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
 pub use self::image::CachedImage;
+pub use self::verify::Mismatch;
 
 /// Disk reads at once. More would only queue in the kernel, and each takes a thread.
 const DISK_THREADS: usize = 8;
@@ -53,6 +54,8 @@ const DISK_THREADS: usize = 8;
 const STAMP_PERIOD: Duration = Duration::from_secs(60);
 /// How long an unmount waits for what is queued for the disk: it is only a cache.
 const SHUT_DOWN_LIMIT: Duration = Duration::from_secs(10);
+/// Mismatches that a slow listener may be behind; images are verified one at a time.
+const MISMATCHES_KEPT: usize = 64;
 
 /// The cache of this process; cheap to clone.
 #[derive(Clone)]
@@ -74,6 +77,7 @@ struct Core {
     verify_turn: Semaphore,
     images: Mutex<HashMap<Key, Weak<CachedImage>>>,
     counters: CacheCounters,
+    mismatches: broadcast::Sender<Mismatch>,
 }
 
 impl Cache {
@@ -94,6 +98,7 @@ impl Cache {
             verify_turn: Semaphore::new(1),
             images: Mutex::default(),
             counters: CacheCounters::default(),
+            mismatches: broadcast::Sender::new(MISMATCHES_KEPT),
             runtime,
         });
         core.runtime.spawn(write_stamps_now_and_then(Arc::downgrade(&core)));
@@ -158,6 +163,12 @@ impl Cache {
     pub fn adopt(&self, identity: &ContentIdentity, file: &Path) -> Result<()> {
         adopt::adopt(&self.core.folder, identity, file)?;
         Ok(())
+    }
+
+    /// Every later image that turns out not to match its hash: what else holds bytes of it, such as
+    /// the kernel's page cache, must drop them.
+    pub fn mismatches(&self) -> broadcast::Receiver<Mismatch> {
+        self.core.mismatches.subscribe()
     }
 
     /// What the cache did so far.

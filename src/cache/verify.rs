@@ -7,7 +7,7 @@ use aws_lc_rs::digest;
 use md5::Digest as _;
 
 use crate::error::{Error, Result};
-use crate::units::{BlockIndex, BlockRange};
+use crate::units::{BlockIndex, BlockRange, ImageId};
 
 use super::disk::DiskImage;
 use super::disk::files::{BATCH_BLOCKS, Files, Wait};
@@ -18,6 +18,15 @@ use super::image::{CachedImage, Check};
 /// Tries while another mount writes the same file at the same time, and the pause between them.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// A whole image that did not match its hash; its copy is gone from the cache.
+#[derive(Debug, Clone)]
+pub struct Mismatch {
+    /// The image.
+    pub image: ImageId,
+    /// For a person.
+    pub what: Arc<str>,
+}
 
 /// What hashing the whole gave.
 enum Outcome {
@@ -56,12 +65,15 @@ pub(super) async fn run(image: Arc<CachedImage>, disk: Arc<DiskImage>) {
                     "image {id} does not match its hash: {found} instead of {wanted}; the cached copy was dropped"
                 );
                 tracing::error!(image = %id, "{what}");
+                let told = Mismatch { image: id.clone(), what: what.as_str().into() };
                 image.set_check(Check::Failed, Some(what));
                 image.core().forget_image(&image);
                 let drop_copy = move || disk.own().map(Files::clear);
                 image.core().runtime.spawn_blocking(drop_copy).await.ok();
                 // Blocks read before the verdict may have been put back meanwhile.
                 image.core().memory.purge(image.key());
+                // Nobody listening is fine.
+                let _ = image.core().mismatches.send(told);
                 return;
             }
             Ok(Ok(Outcome::Incomplete)) => return image.set_check(Check::Idle, None),

@@ -6,6 +6,8 @@
 
 mod saved;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::path::PathBuf;
@@ -139,6 +141,11 @@ impl Catalog {
         read_lock(&self.state).listed_at.is_none_or(|at| at.elapsed() >= self.config.ttl)
     }
 
+    /// The last listing failed: what is shown is the last good one.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     /// How long what is known now may be believed without asking again.
     pub fn ttl(&self) -> Duration {
         self.config.ttl
@@ -159,10 +166,10 @@ impl Catalog {
     }
 
     /// Starts to fetch a stale list again, and does not wait.
-    pub fn refresh_behind(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
+    pub fn refresh_behind(self: &Arc<Self>) {
         if self.is_stale() && self.walking.try_lock().is_ok() {
             let catalog = Arc::clone(self);
-            runtime.spawn(async move { catalog.refresh_unless_fresh().await });
+            tokio::spawn(async move { catalog.refresh_unless_fresh().await });
         }
     }
 
@@ -279,12 +286,14 @@ impl Catalog {
         Ok(found)
     }
 
-    /// Asks the server for one image, and forgets it when it is gone.
+    /// Asks the server for one image; a listed one is taken over, and forgotten when it is gone. One
+    /// that is not listed stays so: it may be an image that listings do not show.
     ///
     /// # Errors
     /// Those of the request; `NotFound` when there is no such image.
     pub async fn show(&self, id: &ImageId) -> Result<Arc<Image>> {
         match self.service.show(id).await {
+            Ok(image) if self.snapshot().get(id).is_none() => Ok(Arc::new(image)),
             Ok(image) => Ok(self.learn(image)),
             Err(error) => {
                 if error.kind() == Kind::NotFound {

@@ -55,8 +55,10 @@ impl ImageFs {
             if replaced.is_some() {
                 return Err(Error::new(Kind::Busy, "close the file before you rename it over an image"));
             }
-            file.rename(glance_name);
-            return Ok(());
+            file.rename(glance_name.clone());
+            if !file.is_recorded() {
+                return Ok(());
+            }
         }
         let name = Value::String(glance_name);
         let changes = [Change::Set { key: "name".to_owned(), value: name }];
@@ -86,6 +88,11 @@ impl ImageFs {
             // Nothing was published: taking it back deletes no image.
             let _no_commit_meanwhile = file.committing.lock().await;
             if file.is_open() {
+                if file.is_recorded() {
+                    // A reservation: its record is at the server.
+                    let act = || format!("delete {name:?} (image {id})");
+                    self.permitted(self.access.allow_delete, "--allow-delete", act)?;
+                }
                 file.end(Outcome::Abandoned);
                 let draft = file.draft();
                 super::write::blocking(move || {
@@ -93,7 +100,9 @@ impl ImageFs {
                     Ok(())
                 })
                 .await?;
-                return Ok(());
+                if !file.is_recorded() {
+                    return Ok(());
+                }
             }
         }
         let image = self.image(&id).await?;

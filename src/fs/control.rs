@@ -47,9 +47,9 @@ impl ImageFs {
             Node::Errors => Ok(self.events.text().into()),
             Node::Metrics => Ok(metrics::text(self.layers.cache.counters()).into()),
             Node::Record(id) => {
-                let list = self.layers.catalog.snapshot();
-                let image = list.get(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
-                xattr::shown_record(image).map(Bytes::from)
+                let image =
+                    self.known_image(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
+                xattr::shown_record(&image).map(Bytes::from)
             }
             _ => Err(Error::new(Kind::IsDirectory, "not a text")),
         }
@@ -66,7 +66,14 @@ impl ImageFs {
         line("cloud", &self.layers.service.cloud_key());
         line("project", &self.layers.service.project_id().unwrap_or("unknown"));
         line("images", &catalog.snapshot().len());
-        line("list", &if catalog.is_stale() { "older than its TTL" } else { "fresh" });
+        line(
+            "list",
+            &match (catalog.is_failing(), catalog.is_stale()) {
+                (true, _) => "the last good one: the servers do not answer",
+                (false, true) => "older than its TTL",
+                (false, false) => "fresh",
+            },
+        );
         line("open files", &self.handles.len());
         line("being written", &lock(&self.drafts).len());
         line("access", &if self.access.read_only { "read-only" } else { "read and create" });

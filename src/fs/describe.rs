@@ -1,7 +1,7 @@
 //! Extended attributes of files: getxattr and listxattr.
 
 use super::xattr::{self, LOCAL, LOCAL_NAMES, Record};
-use super::{ImageFs, Ino, Node};
+use super::{ImageFs, Ino, Node, lock};
 use crate::cache::Verified;
 use crate::error::{Error, Kind, Result};
 use crate::fs::handle::Handle;
@@ -59,7 +59,7 @@ impl ImageFs {
             "source" => {
                 let kind = match cached {
                     Some(cached) => cached.source_kind(),
-                    None => self.layers.sources.of(image).kind(),
+                    None => self.layers.sources.kind_of(image),
                 };
                 Some(source_word(kind).to_owned())
             }
@@ -91,10 +91,11 @@ impl ImageFs {
     }
 
     fn last_error(&self, image: &Image) -> Option<String> {
-        match self.handles.on_image(&image.id).as_deref() {
+        let open = match self.handles.on_image(&image.id).as_deref() {
             Some(Handle::Image { reader, .. }) => reader.image().last_error(),
             _ => None,
-        }
+        };
+        open.or_else(|| lock(&self.failures).peek(&image.id).cloned())
     }
 }
 

@@ -43,6 +43,8 @@ struct State {
     stepwise: Option<(Option<ThreadGroup>, u32)>,
     /// Somebody waits for the end of its process.
     watched: bool,
+    /// That process has ended.
+    orphaned: bool,
     outcome: Outcome,
 }
 
@@ -56,6 +58,7 @@ impl DraftFile {
             recorded: intent.reserved,
             stepwise: stepwise.map(|group| (group, 0)),
             watched: false,
+            orphaned: false,
             outcome: Outcome::Open,
         };
         Self {
@@ -144,6 +147,20 @@ impl DraftFile {
     /// True for the first who wants to wait for the end of its process.
     pub(super) fn begin_watch(&self) -> bool {
         !std::mem::replace(&mut self.state().watched, true)
+    }
+
+    /// The process that `begin_watch` was about has ended; true when its handles are gone as well.
+    /// The kernel releases them in its own time: if they are not, the last to go finds
+    /// [`is_orphaned`](Self::is_orphaned).
+    pub(super) fn owner_ended(&self) -> bool {
+        let mut state = self.state();
+        state.orphaned = true;
+        state.writers == 0
+    }
+
+    /// Its process has ended: nobody will open it again to go on.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.state().orphaned
     }
 
     /// The failure of its upload, for a later close.

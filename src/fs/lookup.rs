@@ -50,8 +50,15 @@ impl ImageFs {
         }
         let name = name.to_str().ok_or_else(not_found)?;
         let node = match self.node(parent)? {
-            Node::Root => self.find_in_root(name).await?,
+            Node::Root => {
+                // Who has a name by now is what counts: a path that nobody ever lists must not lead
+                // to what was there an hour ago.
+                self.layers.catalog.refresh_if_stale().await;
+                self.find_in_root(name).await?
+            }
             Node::ById => {
+                // An id never means another image, so a hypervisor need not wait for the list.
+                self.layers.catalog.refresh_behind();
                 let id: ImageId = name.parse().map_err(|_| not_found())?;
                 self.known_or_shown(&id).await?;
                 Node::Image(id)
@@ -97,7 +104,7 @@ impl ImageFs {
             ".glancefs" => return Some(Node::Control),
             _ => {}
         }
-        let draft = names::name_to_ask_for(name).and_then(|wanted| self.draft_named(&wanted));
+        let draft = names::decode(name).and_then(|wanted| self.draft_named(&wanted));
         if let Some(file) = draft {
             return Some(Node::Image(file.id.clone()));
         }
@@ -112,20 +119,43 @@ impl ImageFs {
         Ok(())
     }
 
+    /// The image of this id, as far as is known without asking. Images that are not listed, such as
+    /// another project's community images, can still be had by their id.
+    pub(super) fn known_image(&self, id: &ImageId) -> Option<Arc<Image>> {
+        if let Some(image) = self.layers.catalog.snapshot().get(id) {
+            return Some(Arc::clone(image));
+        }
+        let mut unlisted = lock(&self.unlisted);
+        let (image, _) = unlisted.get(id).filter(|(_, shown)| shown.elapsed() < self.layers.catalog.ttl())?;
+        Some(Arc::clone(image))
+    }
+
     /// The image of this id: as listed, else as the server shows it.
     pub(super) async fn image(&self, id: &ImageId) -> Result<Arc<Image>> {
-        if let Some(image) = self.layers.catalog.snapshot().get(id) {
-            return Ok(Arc::clone(image));
+        match self.known_image(id) {
+            Some(image) => Ok(image),
+            None => self.shown_image(id).await,
         }
+    }
+
+    /// The image of this id as the server shows it now.
+    pub(super) async fn shown_image(&self, id: &ImageId) -> Result<Arc<Image>> {
         let asked = id.to_string();
         if lock(&self.misses).get(&asked).is_some_and(|at| at.elapsed() < MISS_TTL) {
             return Err(not_found());
         }
-        self.layers.catalog.show(id).await.inspect_err(|error| {
-            if error.kind() == Kind::NotFound {
+        let shown = self.layers.catalog.show(id).await;
+        match &shown {
+            Ok(image) => {
+                lock(&self.unlisted).put(id.clone(), (Arc::clone(image), Instant::now()));
+            }
+            Err(error) if error.kind() == Kind::NotFound => {
+                lock(&self.unlisted).pop(id);
                 lock(&self.misses).put(asked, Instant::now());
             }
-        })
+            Err(_) => {}
+        }
+        shown
     }
 
     /// Counts a look-up of `node` and describes it.
@@ -150,8 +180,8 @@ impl ImageFs {
                 if let Some(file) = self.draft(id) {
                     return Ok(self.attributes.draft(ino, file.draft().size(), file.since));
                 }
-                if let Some(image) = self.layers.catalog.snapshot().get(id) {
-                    return Ok(self.attributes.image(ino, image));
+                if let Some(image) = self.known_image(id) {
+                    return Ok(self.attributes.image(ino, &image));
                 }
                 match self.handles.on_image(id).as_deref() {
                     Some(Handle::Image { image, .. }) => self.attributes.image(ino, image),

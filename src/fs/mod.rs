@@ -10,6 +10,8 @@ mod closing;
 mod control;
 mod describe;
 mod draft;
+#[cfg(test)]
+mod fixture;
 mod handle;
 mod inode;
 mod lookup;
@@ -17,6 +19,8 @@ mod lookup;
 mod model_test;
 mod names;
 mod open;
+#[cfg(test)]
+mod tests;
 mod view;
 mod write;
 mod xattr;
@@ -37,7 +41,7 @@ pub use open::{OpenMode, Opened};
 pub use view::{Invalidation, View};
 pub use write::NewAttributes;
 
-use crate::cache::{Cache, ContentIdentity};
+use crate::cache::{Cache, ContentIdentity, Mismatch};
 use crate::catalog::Catalog;
 use crate::config::AccessConfig;
 use crate::error::{Error, Kind, Result};
@@ -65,6 +69,12 @@ const FRESH: Duration = Duration::from_secs(60);
 /// the courtesy.
 const FRESH_KEPT: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
+/// Images whose last failure is remembered after their last close.
+const FAILURES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// Images kept that are not listed: a hypervisor has a handful open.
+const UNLISTED_KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
 /// The layers that files are made of.
 pub struct Layers {
     /// Where records are changed.
@@ -91,7 +101,11 @@ pub struct ImageFs {
     drafts: Mutex<std::collections::HashMap<ImageId, Arc<DraftFile>>>,
     misses: Mutex<LruCache<String, Instant>>,
     fresh: Mutex<LruCache<ImageId, Instant>>,
+    /// Images that were asked for by id and are not listed, and when they were shown.
+    unlisted: Mutex<LruCache<ImageId, (Arc<Image>, Instant)>>,
     events: Events,
+    /// The last failure of an image, for `user.glancefs.last_error`.
+    failures: Mutex<LruCache<ImageId, String>>,
     /// Told by operations, besides what a new listing changes.
     invalidate: tokio::sync::broadcast::Sender<Invalidation>,
 }
@@ -113,7 +127,9 @@ impl ImageFs {
             drafts: Mutex::default(),
             misses: Mutex::new(LruCache::new(MISSES_KEPT)),
             fresh: Mutex::new(LruCache::new(FRESH_KEPT)),
+            unlisted: Mutex::new(LruCache::new(UNLISTED_KEPT)),
             events,
+            failures: Mutex::new(LruCache::new(FAILURES_KEPT)),
             invalidate: tokio::sync::broadcast::Sender::new(1024),
             layers,
         })
@@ -145,6 +161,18 @@ impl ImageFs {
             return Err(Error::new(Kind::ReadOnly, "the mount is read-only"));
         }
         Ok(())
+    }
+
+    /// A failure of an image, for those who look at it or at `.glancefs/errors`.
+    fn note_failure(&self, id: &ImageId, what: &str) {
+        self.events.note(what);
+        lock(&self.failures).put(id.clone(), what.to_owned());
+    }
+
+    /// An image turned out not to match its hash: the kernel must drop what it holds of it.
+    pub fn mismatched(&self, mismatch: &Mismatch) -> Invalidation {
+        self.note_failure(&mismatch.image, &mismatch.what);
+        Invalidation::Data(lock(&self.inodes).number(&Node::Image(mismatch.image.clone())))
     }
 
     /// An act that wants an option: without it one log line says which.

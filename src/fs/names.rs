@@ -51,7 +51,7 @@ pub(super) fn encode(name: &str) -> String {
 
 /// The name that a file name stands for. A `%` that begins no escape stands for itself, so that
 /// `cp x 'mnt/100%'` does what it says. `None` when the escapes do not make UTF-8.
-fn decode(file_name: &str) -> Option<String> {
+pub(super) fn decode(file_name: &str) -> Option<String> {
     let bytes = file_name.as_bytes();
     let mut name = Vec::with_capacity(bytes.len());
     let mut at = 0;

@@ -75,7 +75,7 @@ impl ImageFs {
     /// a new image opens before the next listing.
     async fn settled(&self, id: &ImageId) -> Result<Arc<Image>> {
         let image = self.image(id).await?;
-        if image.status == Status::Active { Ok(image) } else { self.layers.catalog.show(id).await }
+        if image.status == Status::Active { Ok(image) } else { self.shown_image(id).await }
     }
 
     fn open_image(&self, image: Arc<Image>) -> Result<Opened> {
@@ -91,7 +91,7 @@ impl ImageFs {
     ///
     /// # Errors
     /// `Stale` for bytes of an image that was deleted and that are not cached; `Integrity`,
-    /// `Unreachable`, `TimedOut` and `ServerError` when the bytes could not be had.
+    /// `Io` and `ServerError` when the bytes could not be had.
     pub async fn read(&self, handle: HandleId, range: ByteRange) -> Result<Bytes> {
         match &*self.handles.get(handle)? {
             Handle::Image { reader, image } => {
@@ -101,11 +101,13 @@ impl ImageFs {
                 let read = reader.read(range).await;
                 read.map_err(|error| match error.kind() {
                     Kind::NotFound => error.with_kind(Kind::Stale),
+                    // What read(2) gives when the bytes cannot be had, whatever the reason.
+                    Kind::Unreachable | Kind::TimedOut => error.with_kind(Kind::Io),
                     _ => error,
                 })
                 .inspect_err(|error| {
                     tracing::warn!(image = %image.id, %range, %error, "cannot read");
-                    self.events.note(format!("reading {range} of image {}: {error}", image.id));
+                    self.note_failure(&image.id, &format!("reading {range} of image {}: {error}", image.id));
                 })
             }
             Handle::Draft(open) => {

@@ -87,7 +87,13 @@ impl ImageFs {
     ) -> Result<Arc<DraftFile>> {
         let draft = self.spool(intent.clone()).await?;
         let file = Arc::new(DraftFile::new(draft, intent, stepwise));
-        lock(&self.drafts).insert(file.id.clone(), Arc::clone(&file));
+        let mut drafts = lock(&self.drafts);
+        if let Some(other) = drafts.get(&file.id).filter(|other| other.is_open()) {
+            // Two opened the same reservation at once: they write the same file. Ours is empty, and
+            // dropping it removes its spool.
+            return Ok(Arc::clone(other));
+        }
+        drafts.insert(file.id.clone(), Arc::clone(&file));
         Ok(file)
     }
 
@@ -261,14 +267,14 @@ impl ImageFs {
                 Ok(())
             }
             Decision::Abandon => {
-                self.abandon(file, "the process that wrote it was killed");
+                self.abandon(file, "the process that wrote it was killed").await;
                 Ok(())
             }
             Decision::Commit => {
                 tokio::select! {
                     committed = self.commit(file) => committed,
                     () = process.killed() => {
-                        self.abandon(file, "the process that wrote it was killed during the upload");
+                        self.abandon(file, "the process that wrote it was killed during the upload").await;
                         Err(Error::new(Kind::Interrupted, "killed during the upload"))
                     }
                 }
@@ -287,8 +293,7 @@ impl ImageFs {
                     self.drop_ended(file);
                     return;
                 }
-                let facts = writer.facts();
-                if facts.step == closing::Step::Only {
+                if writer.facts().step == closing::Step::Only || file.is_orphaned() {
                     self.settle(file).await;
                 }
             }
@@ -329,7 +334,7 @@ impl ImageFs {
         let fs = Arc::clone(self);
         tokio::spawn(async move {
             process.ended().await;
-            if file.is_open() && !file.has_writers() {
+            if file.owner_ended() && file.is_open() {
                 fs.settle(&file).await;
             }
         });
@@ -387,20 +392,35 @@ impl ImageFs {
     }
 
     fn failed(&self, file: &DraftFile, error: Error) -> Error {
-        let text = format!("uploading {:?}: {error}", file.name());
+        let text = format!("uploading {:?}: {error}; {}", file.name(), kept(&file.draft()));
         warn!("{text}");
         self.events.note(text);
         file.end(Outcome::Failed(error.duplicate()));
         error
     }
 
-    fn abandon(&self, file: &Arc<DraftFile>, reason: &str) {
-        let text = format!("{:?} is not published: {reason}; its spool is kept", file.name());
+    async fn abandon(&self, file: &Arc<DraftFile>, reason: &'static str) {
+        let draft = file.draft();
+        let text = format!("{:?} is not published: {reason}; {}", file.name(), kept(&draft));
         warn!("{text}");
         self.events.note(text);
-        file.draft().abandon(reason);
         file.end(Outcome::Abandoned);
+        let abandoned = blocking(move || {
+            draft.abandon(reason);
+            Ok(())
+        });
+        if let Err(error) = abandoned.await {
+            warn!(%error, "a spool was left as it was");
+        }
         self.drop_ended(file);
+    }
+}
+
+/// For a person who wants the bytes of a file that became no image.
+fn kept(draft: &Draft) -> String {
+    match draft.kept_in() {
+        Some(path) => format!("what was written is kept in {}", path.display()),
+        None => "nothing is kept".to_owned(),
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tracing::{debug, warn};
 
+use crate::cache::Mismatch;
 use crate::catalog::Changed;
 use crate::fs::{ImageFs, Invalidation, View};
 
@@ -17,6 +18,7 @@ pub(super) async fn run(
     notifier: Notifier,
     mut listings: Receiver<Changed>,
     mut operations: Receiver<Invalidation>,
+    mut mismatches: Receiver<Mismatch>,
 ) {
     let mut shown: Arc<View> = fs.view();
     loop {
@@ -35,6 +37,14 @@ pub(super) async fn run(
                 Ok(one) => vec![one],
                 Err(RecvError::Lagged(missed)) => {
                     debug!(missed, "the kernel keeps what it knows of these inodes until its TTL");
+                    continue;
+                }
+                Err(RecvError::Closed) => return,
+            },
+            mismatch = mismatches.recv() => match mismatch {
+                Ok(one) => vec![fs.mismatched(&one)],
+                Err(RecvError::Lagged(missed)) => {
+                    warn!(missed, "the kernel may hold data of images that do not match their hash");
                     continue;
                 }
                 Err(RecvError::Closed) => return,

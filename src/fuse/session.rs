@@ -17,7 +17,7 @@ use super::unmount::{Manner, unmount};
 use crate::auth::Auth;
 use crate::cache::Cache;
 use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{CatalogConfig, Config};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{ImageFs, Layers};
 use crate::glance::{Glance, ImageService};
@@ -59,12 +59,13 @@ impl Session {
         let (ended_sender, ended) = channel();
         let listings = catalog.subscribe();
         let operations = fs.subscribe();
+        let mismatches = cache.mismatches();
         let adapter =
             Adapter::new(Arc::clone(&fs), runtime.handle().clone(), config.http.timeout, ended_sender);
         let session = fuser::Session::new(adapter, &config.mountpoint, &mount_options(config, &catalog));
         let session = session.map_err(|error| cannot_mount(&config.mountpoint, error))?;
         let background = session.spawn().map_err(|error| cannot_mount(&config.mountpoint, error))?;
-        runtime.spawn(invalidate::run(fs, background.notifier(), listings, operations));
+        runtime.spawn(invalidate::run(fs, background.notifier(), listings, operations, mismatches));
         raise_read_ahead(&config.mountpoint);
         Ok(Self {
             mountpoint: config.mountpoint.clone(),
@@ -116,9 +117,19 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::new(service.clone(), &config.http);
     let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?;
-    catalog.start().await?;
+    catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
     let layers = Layers { service, catalog: Arc::clone(&catalog), cache, sources, uploads: uploads.clone() };
     Ok((ImageFs::new(layers, config.access.clone()), catalog, uploads))
+}
+
+/// Adds what to do to the failure of the first listing.
+fn with_cure(error: Error, config: &CatalogConfig) -> Error {
+    if !error.kind().is_transient() {
+        return error;
+    }
+    let stale = if config.allow_stale { "" } else { ", or mount with the list saved last: --allow-stale" };
+    let cure = "is Glance running there? check --endpoint, OS_ENDPOINT or the catalogue";
+    Error::new(error.kind(), format!("{error}: {cure}{stale}"))
 }
 
 fn mount_options(config: &Config, catalog: &Catalog) -> fuser::Config {

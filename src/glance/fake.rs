@@ -27,6 +27,16 @@ pub(crate) struct FakeService {
 pub(crate) struct State {
     pub(crate) records: BTreeMap<ImageId, Value>,
     pub(crate) data: BTreeMap<ImageId, Vec<u8>>,
+    /// Images in a page; 0: all.
+    pub(crate) page: usize,
+    /// The marker of so many coming pages has been deleted.
+    pub(crate) lost_markers: usize,
+    /// Every page names the same next page.
+    pub(crate) circular: bool,
+    /// Nothing answers.
+    pub(crate) down: bool,
+    /// Pages given so far.
+    pub(crate) pages: usize,
     created: i64,
 }
 
@@ -54,6 +64,26 @@ impl FakeService {
 }
 
 impl State {
+    fn page(&mut self, next: Option<&NextPage>) -> Result<Page> {
+        if self.down {
+            return Err(Error::new(Kind::Unreachable, "the fake is down"));
+        }
+        if next.is_some() && self.lost_markers > 0 {
+            self.lost_markers -= 1;
+            return Err(Error::new(Kind::NotFound, "no image found with the marker's id"));
+        }
+        self.pages += 1;
+        let page = |from: usize| NextPage::from_server(&format!("/v2/images?from={from}"));
+        let size = if self.page == 0 { usize::MAX } else { self.page };
+        let from =
+            (0..self.records.len()).step_by(size).find(|&from| page(from).as_ref() == next).unwrap_or(0);
+        let images: Vec<_> =
+            self.records.values().skip(from).take(size).map(|record| parsed(record).unwrap()).collect();
+        let end = from + images.len();
+        let next = if self.circular { page(1) } else { page(end).filter(|_| end < self.records.len()) };
+        Ok(Page { images, next })
+    }
+
     fn insert(&mut self, id: &ImageId, body: &Value) {
         self.created += 1;
         let at = jiff::Timestamp::from_second(1_700_000_000 + self.created).unwrap().to_string();
@@ -91,10 +121,10 @@ impl Cloud for FakeService {
 }
 
 impl Listing for FakeService {
-    /// One page holds everything.
-    fn list<'a>(&'a self, _limit: u32, _next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
-        let images = self.state().records.values().map(|record| parsed(record).unwrap()).collect();
-        async move { Ok(Page { images, next: None }) }.boxed()
+    /// In the order of ids; the continuation says how many came before.
+    fn list<'a>(&'a self, _limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
+        let page = self.state().page(next);
+        async move { page }.boxed()
     }
 
     fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>> {
@@ -106,7 +136,15 @@ impl Listing for FakeService {
 
     fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
         let attributes = ["id", "name", "status", "size", "tags"].map(Box::from).into();
-        async move { Ok(Schema { attributes }) }.boxed()
+        let down = self.state().down;
+        async move {
+            if down {
+                Err(Error::new(Kind::Unreachable, "the fake is down"))
+            } else {
+                Ok(Schema { attributes })
+            }
+        }
+        .boxed()
     }
 }
 

@@ -29,7 +29,7 @@ pub struct NextPage(String);
 impl NextPage {
     /// Takes the query of what the server says, and nothing else of it: the next request goes to the same path of an
     /// endpoint of ours, whatever host or path a `next` names.
-    fn from_server(next: &str) -> Option<Self> {
+    pub(super) fn from_server(next: &str) -> Option<Self> {
         let (path, query) = next.split_once('?')?;
         let query = query.split('#').next()?;
         let clean = query.bytes().all(|byte| byte.is_ascii_graphic());

@@ -86,6 +86,9 @@ struct Shared {
     stores: Mutex<HashMap<Box<str>, SourceKind>>,
 }
 
+/// What the one store of a cloud is called that does not name its stores.
+const DEFAULT_STORE: &str = "default";
+
 /// Stores remembered. Their names come from the server; a cloud has a handful.
 const STORES_REMEMBERED: usize = 256;
 
@@ -97,9 +100,14 @@ impl Sources {
         Self { shared: Arc::new(shared) }
     }
 
+    /// How images of the store of `image` are served, as far as it was seen (for xattrs).
+    pub fn kind_of(&self, image: &Image) -> SourceKind {
+        self.shared.known(image.stores.as_deref().unwrap_or(DEFAULT_STORE))
+    }
+
     /// The source of `image`, which should be active: its size is known then.
     pub fn of(&self, image: &Image) -> Arc<dyn Source> {
-        let store = image.stores.clone().unwrap_or_else(|| "default".into());
+        let store = image.stores.clone().unwrap_or_else(|| DEFAULT_STORE.into());
         let size = image.size.unwrap_or(0);
         Arc::new(Chooser::new(Arc::clone(&self.shared), image.id.clone(), size, store))
     }

@@ -11,6 +11,7 @@
 //! Writes and reads run side by side and are counted; a commit begins when none is under way.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -265,6 +266,13 @@ impl Draft {
     /// Bytes sent of the try under way, or of the last one.
     pub fn upload_progress(&self) -> u64 {
         self.inner.sent.load(Ordering::Relaxed)
+    }
+
+    /// Where its bytes are kept, once there are some and as long as they are no image.
+    pub fn kept_in(&self) -> Option<PathBuf> {
+        let spool = self.inner.lock().spool.clone()?;
+        let has_bytes = spool.size().is_ok_and(|size| size > 0);
+        has_bytes.then(|| self.inner.shared.folder.data_path(spool.id()))
     }
 
     /// Publishes nothing and keeps the spool, with `reason` in its journal; without any byte there

@@ -226,8 +226,8 @@ fn check_private(path: &Path, handle: &File, metadata: &Metadata) -> Result<()> 
         return Ok(());
     }
     // A slip such as `--spool-dir /tmp` or `--spool-dir /var` by root must not lock everybody out
-    // of that folder: folders that others write to, or that hold folders, are not spools.
-    if mode & 0o1002 != 0 {
+    // of that folder: folders with the sticky bit, or that hold folders, are not spools.
+    if mode & 0o1000 != 0 {
         return refused(format!("has mode {mode:04o}, so others use it"));
     }
     let entries = fs::read_dir(path).map_err(|error| Error::io("reading the spool folder", error))?;

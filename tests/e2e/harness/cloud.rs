@@ -1,0 +1,231 @@
+//! A real Glance, and a real Keystone where asked, made by `scripts/devcloud`; and its API by curl.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{LazyLock, Mutex};
+
+use serde_json::{Value, json};
+
+use super::mount::Mount;
+use super::run::{Folder, devcloud};
+use super::shell::run;
+
+/// A running cloud.
+pub struct Cloud {
+    folder: Folder,
+    /// Glance's address.
+    pub url: String,
+    /// The user whose token calls of the API carry; none without authentication.
+    user: Option<&'static str>,
+    tokens: Mutex<HashMap<String, String>>,
+}
+
+impl Cloud {
+    /// The shared one that asks for no authentication: every caller is admin, without a project. It
+    /// has a `file` store, which serves ranges, and an `http` store, which does not.
+    pub fn open() -> &'static Self {
+        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| Cloud::new("--auth none --stores file,http"));
+        &CLOUD
+    }
+
+    /// The shared one with Keystone and the users alice, bob, rita and admin. Calls of the API are alice's.
+    pub fn keystone() -> &'static Self {
+        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| Cloud::new("--auth keystone"));
+        &CLOUD
+    }
+
+    /// One with these options of `devcloud up`, taken down when dropped: for tests that stop it, fill
+    /// it, or need another configuration.
+    pub fn new(options: &str) -> Self {
+        let folder = Folder::new("cloud");
+        let devcloud = devcloud();
+        let devcloud = devcloud.display();
+        let said = run(&format!("{devcloud} up --dir {folder} --port auto {options}"));
+        assert!(said.succeeded(), "{said}");
+        let status = run(&format!("{devcloud} status --dir {folder}")).expect_success();
+        let line = status.lines().find(|line| line.starts_with("glance ")).unwrap();
+        let url = line.split_whitespace().find_map(|word| word.strip_prefix("url=")).unwrap().to_owned();
+        let user = options.contains("keystone").then_some("alice");
+        Self { folder, url, user, tokens: Mutex::default() }
+    }
+
+    /// Runs `scripts/devcloud` for this cloud; what it prints.
+    #[track_caller]
+    pub fn devcloud(&self, arguments: &str) -> String {
+        run(&format!("{} {arguments} --dir {}", devcloud().display(), self.folder)).expect_success()
+    }
+
+    /// The folder with everything that the servers keep.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.root().to_owned()
+    }
+
+    /// Variables by which a client logs in, as the default user or as `user`.
+    pub fn variables(&self, user: Option<&str>) -> Vec<(String, String)> {
+        let user = user.or(self.user).map(|user| format!("--user {user}")).unwrap_or_default();
+        let lines = self.devcloud(&format!("env --plain {user}"));
+        let pairs = lines.lines().filter_map(|line| line.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// Mounts it with these options of `glancefs mount`.
+    #[track_caller]
+    pub fn mount(&self, options: &str) -> Mount {
+        let mount = self.mount_later(options);
+        mount.up();
+        mount
+    }
+
+    /// The same, not mounted yet.
+    pub fn mount_later(&self, options: &str) -> Mount {
+        Mount::new(self.variables(None), options)
+    }
+
+    /// One call of the API: the HTTP status and the answer, `Null` when that is not JSON.
+    #[track_caller]
+    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let content_type = if method == "PATCH" {
+            "application/openstack-images-v2.1-json-patch"
+        } else {
+            "application/json"
+        };
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let (status, answer) = self.curl(
+            &["-X", method, "-H", &format!("Content-Type: {content_type}"), "--data-binary", "@-"],
+            path,
+            body.as_bytes(),
+        );
+        (status, serde_json::from_slice(&answer).unwrap_or(Value::Null))
+    }
+
+    /// The same; it must succeed.
+    #[track_caller]
+    pub fn api(&self, method: &str, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.call(method, path, Some(body).filter(|body| !body.is_null()));
+        assert!((200..300).contains(&status), "{method} {path} gave {status}: {answer}");
+        answer
+    }
+
+    fn curl(&self, arguments: &[&str], path: &str, input: &[u8]) -> (u16, Vec<u8>) {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-m", "60", "--noproxy", "*", "-w", "\n%{http_code}"]).args(arguments);
+        curl.args(["-H", "Expect:", "-H", "Accept: application/json"]);
+        if let Some(user) = self.user {
+            curl.args(["-H", &format!("X-Auth-Token: {}", self.token(user))]);
+        }
+        curl.arg(format!("{}{path}", self.url));
+        let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("curl starts");
+        // A refused upload is closed early; the status tells.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        let mut answer = child.wait_with_output().unwrap().stdout;
+        let end = answer.iter().rposition(|byte| *byte == b'\n').expect("the status of curl");
+        let status = String::from_utf8_lossy(&answer[end + 1..]).parse().unwrap();
+        answer.truncate(end);
+        (status, answer)
+    }
+
+    /// A token of `user`, as `devcloud token` gets it.
+    pub fn token(&self, user: &str) -> String {
+        let mut tokens = self.tokens.lock().unwrap();
+        let new = || self.devcloud(&format!("token --user {user}"));
+        tokens.entry(user.to_owned()).or_insert_with(new).clone()
+    }
+
+    /// Makes a record in status `queued`; its id. `name` may be any JSON.
+    #[track_caller]
+    pub fn reserve(&self, record: Value) -> String {
+        let mut whole = json!({"disk_format": "raw", "container_format": "bare"});
+        whole.as_object_mut().unwrap().extend(record.as_object().unwrap().clone());
+        self.api("POST", "/v2/images", &whole)["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Uploads the data of a reserved image.
+    #[track_caller]
+    pub fn upload(&self, id: &str, content: &[u8]) {
+        let arguments = ["-X", "PUT", "-H", "Content-Type: application/octet-stream", "--data-binary", "@-"];
+        let (status, answer) = self.curl(&arguments, &format!("/v2/images/{id}/file"), content);
+        assert_eq!(status, 204, "{}", String::from_utf8_lossy(&answer));
+    }
+
+    /// Makes an active raw image; its id.
+    #[track_caller]
+    pub fn image(&self, name: &str, content: &[u8]) -> String {
+        self.image_of(json!({"name": name}), content)
+    }
+
+    /// The same with more in its record.
+    #[track_caller]
+    pub fn image_of(&self, record: Value, content: &[u8]) -> String {
+        let id = self.reserve(record);
+        self.upload(&id, content);
+        id
+    }
+
+    /// An image's record.
+    #[track_caller]
+    pub fn record(&self, id: &str) -> Value {
+        self.api("GET", &format!("/v2/images/{id}"), &Value::Null)
+    }
+
+    /// The records of all images of this name, in any status.
+    #[track_caller]
+    pub fn named(&self, name: &str) -> Vec<Value> {
+        let mut encoded = String::new();
+        for byte in name.bytes() {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+        let answer = self.api("GET", &format!("/v2/images?limit=1000&name=eq:{encoded}"), &Value::Null);
+        answer["images"].as_array().unwrap().clone()
+    }
+
+    /// The record of the one image of this name, which must be active.
+    #[track_caller]
+    pub fn only(&self, name: &str) -> Value {
+        let mut found = self.named(name);
+        assert_eq!(found.len(), 1, "images named {name:?}: {found:#?}");
+        assert_eq!(found[0]["status"], "active", "{found:#?}");
+        found.remove(0)
+    }
+
+    /// Sets an attribute or a property.
+    #[track_caller]
+    pub fn set(&self, id: &str, key: &str, value: Value) {
+        let change = json!([{"op": "add", "path": format!("/{key}"), "value": value}]);
+        self.api("PATCH", &format!("/v2/images/{id}"), &change);
+    }
+
+    /// Deletes an image.
+    #[track_caller]
+    pub fn delete(&self, id: &str) {
+        self.api("DELETE", &format!("/v2/images/{id}"), &Value::Null);
+    }
+
+    /// The lines of Glance's access log that contain `text`: one for each finished request.
+    pub fn requests(&self, text: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(self.folder.root().join("glance/access.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+
+    /// The requests for the data of an image.
+    pub fn downloads(&self, id: &str) -> Vec<String> {
+        self.requests(&format!("GET /v2/images/{id}/file"))
+    }
+
+    /// The file in which the `file` store keeps an image's data.
+    pub fn blob(&self, id: &str) -> PathBuf {
+        self.folder.root().join("glance/images").join(id)
+    }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        let down = run(&format!("{} down --wipe --dir {}", devcloud().display(), self.folder));
+        if !down.succeeded() {
+            eprintln!("{down}");
+        }
+        // It is gone already.
+        self.folder.leave();
+    }
+}

@@ -1,0 +1,113 @@
+//! A way to a server that can be shut: what a client sees when the network or the server fails.
+
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What becomes of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// They reach the server.
+    Open,
+    /// They are closed at once, also those that were open.
+    Shut,
+    /// They are accepted, and nothing is ever answered.
+    Silent,
+    /// The gate is being taken down.
+    Gone,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    open: Mutex<Vec<TcpStream>>,
+    server: String,
+}
+
+/// A port on this machine that leads to a server.
+pub struct Gate {
+    shared: Arc<Shared>,
+    port: u16,
+}
+
+impl Gate {
+    /// An open gate to the server at `url` (`http://host:port`).
+    pub fn to(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = url.strip_prefix("http://").unwrap().to_owned();
+        let shared = Arc::new(Shared { state: Mutex::new(State::Open), open: Mutex::default(), server });
+        let gate = Self { shared: Arc::clone(&shared), port };
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                match *shared.state.lock().unwrap_or_else(PoisonError::into_inner) {
+                    State::Open => drop(shared.connect(client)),
+                    State::Shut => drop(client),
+                    State::Silent => shared.keep(&client),
+                    State::Gone => return,
+                }
+            }
+        });
+        gate
+    }
+
+    /// Its address, as messages show it.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// Connections reach the server again.
+    pub fn open(&self) {
+        self.set(State::Open);
+    }
+
+    /// The server seems to have died: connections break, new ones too.
+    pub fn shut(&self) {
+        self.set(State::Shut);
+    }
+
+    /// The server seems to hang: connections stay, without an answer.
+    pub fn silence(&self) {
+        self.set(State::Silent);
+    }
+
+    fn set(&self, state: State) {
+        *self.shared.state.lock().unwrap() = state;
+        for connection in self.shared.open.lock().unwrap().drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.set(State::Gone);
+        // Wakes the listener up.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+impl Shared {
+    fn keep(&self, connection: &TcpStream) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).extend(connection.try_clone());
+    }
+
+    fn connect(&self, client: TcpStream) -> io::Result<()> {
+        let server = TcpStream::connect(&self.server)?;
+        for (from, to) in [(&client, &server), (&server, &client)] {
+            from.set_read_timeout(Some(Duration::from_secs(120)))?;
+            self.keep(from);
+            let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
+            std::thread::spawn(move || {
+                let _ = io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Write);
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! End-to-end tests: the built program on real kernel mounts, against a real Glance and a real
+//! Keystone, by the commands that people type.
+//!
+//! They need `/dev/fuse`, the tools that `scripts/setup` installs, and Python packages that
+//! `scripts/devcloud prepare` installs; `scripts/test` sees to all of that. Tests that take minutes run
+//! with `GLANCEFS_TEST_LONG=1` only (`scripts/test --long`).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops at what should not be"
+)]
+
+mod auth;
+mod folders;
+mod harness;
+mod lifecycle;
+mod listing;
+mod names;
+mod outage;
+mod reading;
+mod status;
+mod tools;
+mod uploading;
+mod xattrs;
