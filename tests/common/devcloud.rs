@@ -21,8 +21,13 @@ pub struct Devcloud {
 impl Devcloud {
     /// Starts one: `auth` is `none`, `fake` or `keystone`, `options` are further ones of `scripts/devcloud up`.
     pub fn up(auth: &str, options: &[&str]) -> Self {
-        // Not in /tmp itself: a killed test leaves it behind, and then its name should say what it was.
-        let dir = tempfile::Builder::new().prefix("glancefs-devcloud-").tempdir().unwrap();
+        Self::up_below(&std::env::temp_dir(), auth, options)
+    }
+
+    /// The same, with its folder in `parent`.
+    pub fn up_below(parent: &Path, auth: &str, options: &[&str]) -> Self {
+        // Not in `parent` itself: a killed test leaves it behind, and then its name should say what it was.
+        let dir = tempfile::Builder::new().prefix("glancefs-devcloud-").tempdir_in(parent).unwrap();
         let mut cloud = Self { dir, endpoint: String::new() };
         let mut arguments = vec!["--auth", auth, "--port", "auto"];
         arguments.extend(options);
@@ -63,8 +68,13 @@ impl Devcloud {
 
     /// An active image whose data are in the http store, which serves no ranges; its id. Needs `--stores file,http`.
     pub fn http_image(&self, user: &str, name: &str, file: &Path) -> String {
-        let file = file.to_str().unwrap();
-        self.output("http-image", &["--user", user, name, file]).trim().to_owned()
+        self.http_image_with(user, name, file, &[])
+    }
+
+    /// The same with further options of `devcloud http-image`.
+    pub fn http_image_with(&self, user: &str, name: &str, file: &Path, options: &[&str]) -> String {
+        let words = [&["--user", user, name, file.to_str().unwrap()], options].concat();
+        self.output("http-image", &words).trim().to_owned()
     }
 
     /// Stops `glance`, `keystone` or `files`; `up_again` starts it.
@@ -83,9 +93,9 @@ impl Devcloud {
     }
 
     /// Lines of the access log of `glance` or `keystone` that contain `text`.
-    pub fn requests(&self, service: &str, text: &str) -> usize {
+    pub fn requests(&self, service: &str, text: &str) -> Vec<String> {
         let log = std::fs::read_to_string(self.dir().join(service).join("access.log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains(text)).count()
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 
     fn run(&self, verb: &str, arguments: &[&str]) {
@@ -116,7 +126,7 @@ impl Drop for Devcloud {
 }
 
 /// The project's script, or the one that `GLANCEFS_DEVCLOUD` names.
-fn script() -> PathBuf {
+pub fn script() -> PathBuf {
     std::env::var_os("GLANCEFS_DEVCLOUD")
         .map(PathBuf::from)
         .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/devcloud"))
