@@ -1,14 +1,15 @@
 //! A real Glance, and where asked a real Keystone, for as long as a test needs them (`scripts/devcloud`).
 
-use std::path::Path;
+// Each integration test is a program of its own and uses a part of this.
+#![allow(dead_code)]
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::run::{devcloud, folder};
-
-/// A running cloud in a folder of its own, on free ports; taken down and removed when dropped. One
-/// that is kept in a static is taken down when the test program ends.
+/// A running cloud in a folder of its own, on free ports; taken down and removed when dropped.
 ///
 /// Users, where there are any: `alice` (member of project alpha), `bob` (member of beta), `rita` (reader in alpha) and
 /// `admin`; the password is the name followed by `pw`.
@@ -20,7 +21,14 @@ pub struct Devcloud {
 impl Devcloud {
     /// Starts one: `auth` is `none`, `fake` or `keystone`, `options` are further ones of `scripts/devcloud up`.
     pub fn up(auth: &str, options: &[&str]) -> Self {
-        let mut cloud = Self { dir: folder("cloud"), endpoint: String::new() };
+        Self::up_below(&std::env::temp_dir(), auth, options)
+    }
+
+    /// The same, with its folder in `parent`.
+    pub fn up_below(parent: &Path, auth: &str, options: &[&str]) -> Self {
+        // Not in `parent` itself: a killed test leaves it behind, and then its name should say what it was.
+        let dir = tempfile::Builder::new().prefix("glancefs-devcloud-").tempdir_in(parent).unwrap();
+        let mut cloud = Self { dir, endpoint: String::new() };
         let mut arguments = vec!["--auth", auth, "--port", "auto"];
         arguments.extend(options);
         // From here on a panic runs `drop`, which takes down what was started.
@@ -60,8 +68,13 @@ impl Devcloud {
 
     /// An active image whose data are in the http store, which serves no ranges; its id. Needs `--stores file,http`.
     pub fn http_image(&self, user: &str, name: &str, file: &Path) -> String {
-        let file = file.to_str().unwrap();
-        self.output("http-image", &["--user", user, name, file]).trim().to_owned()
+        self.http_image_with(user, name, file, &[])
+    }
+
+    /// The same with further options of `devcloud http-image`.
+    pub fn http_image_with(&self, user: &str, name: &str, file: &Path, options: &[&str]) -> String {
+        let words = [&["--user", user, name, file.to_str().unwrap()], options].concat();
+        self.output("http-image", &words).trim().to_owned()
     }
 
     /// Stops `glance`, `keystone` or `files`; `up_again` starts it.
@@ -80,9 +93,9 @@ impl Devcloud {
     }
 
     /// Lines of the access log of `glance` or `keystone` that contain `text`.
-    pub fn requests(&self, service: &str, text: &str) -> usize {
+    pub fn requests(&self, service: &str, text: &str) -> Vec<String> {
         let log = std::fs::read_to_string(self.dir().join(service).join("access.log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains(text)).count()
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 
     fn run(&self, verb: &str, arguments: &[&str]) {
@@ -90,22 +103,31 @@ impl Devcloud {
     }
 
     fn output(&self, verb: &str, arguments: &[&str]) -> String {
-        let output = self.command(verb).args(arguments).output().expect("scripts/devcloud runs");
+        let output = self.command(verb, arguments).output();
+        let output = output.unwrap_or_else(|error| panic!("cannot run {}: {error}", script().display()));
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         assert!(output.status.success(), "devcloud {verb} {arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(devcloud());
-        command.arg(verb).arg("--dir").arg(self.dir.path());
+    fn command(&self, verb: &str, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = Command::new(script());
+        command.arg(verb).arg("--dir").arg(self.dir.path()).args(arguments);
         command
     }
 }
 
 impl Drop for Devcloud {
     fn drop(&mut self) {
+        let none: [&str; 0] = [];
         // In a failing test its own message counts, not this one.
-        let _ = self.command("down").output();
+        let _ = self.command("down", &none).output();
     }
+}
+
+/// The project's script, or the one that `GLANCEFS_DEVCLOUD` names.
+pub fn script() -> PathBuf {
+    std::env::var_os("GLANCEFS_DEVCLOUD")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/devcloud"))
 }

@@ -62,7 +62,7 @@ fn control_folders_answer_but_are_not_listed() {
 
 #[test]
 fn six_hundred_images_are_listed_by_pages_and_met_once() {
-    let cloud = Cloud::new("--auth none");
+    let cloud = Cloud::new("none", "");
     let url = &cloud.url;
     sh!(r#"seq -f '%03g' 600 | xargs -P 8 -I N curl -sSf --noproxy '*' -o /dev/null {url}/v2/images \
            -H 'Content-Type: application/json' -d '{{"name": "image-N"}}'"#);

@@ -29,7 +29,7 @@ fn a_server_that_is_down_at_the_start_is_named() {
 
 #[test]
 fn a_real_outage_from_one_end_to_the_other() {
-    let cloud = Cloud::new("--auth none");
+    let cloud = Cloud::new("none", "");
     let content = pattern(80, 3 * MIB + 1);
     cloud.image("kept.raw", &content);
     cloud.image("never-read.raw", &pattern(81, 2 * MIB));
@@ -38,7 +38,7 @@ fn a_real_outage_from_one_end_to_the_other() {
     sh!("cmp {mount}/kept.raw {source}");
     let names = mount.names();
 
-    cloud.devcloud("down glance");
+    cloud.stop("glance");
     std::thread::sleep(Duration::from_millis(1500)); // The list is older than its TTL now.
     for _ in 0..3 {
         let listing = run(&format!("ls -l {mount}"));
@@ -67,7 +67,7 @@ fn a_real_outage_from_one_end_to_the_other() {
     sh!("cmp {mount}/kept.raw {source}");
     assert_eq!(sh!("stat -c %s {mount}/never-read.raw"), (2 * MIB).to_string());
 
-    cloud.devcloud("up");
+    cloud.start();
     eventually("it works again", || std::fs::read(mount.path("never-read.raw")).is_ok());
     assert_eq!(mount.read("never-read.raw"), pattern(81, 2 * MIB));
     cloud.image("after.raw", b"after");
@@ -137,7 +137,7 @@ fn a_streamed_download_that_is_cut_goes_on() {
     let content = pattern(85, 32 * MIB);
     let (gate, mount) = behind_a_gate("--timeout 10s");
     let source = mount.beside().file("source", &content);
-    cloud.devcloud(&format!("http-image resumed-stream.raw {source}"));
+    cloud.http_image("resumed-stream.raw", &source, &[]);
     mount.up();
     let copy = background(&format!("cmp {mount}/resumed-stream.raw {source}"));
     for _ in 0..2 {
@@ -164,19 +164,20 @@ fn uploads_wait_for_no_dead_server_for_ever() {
 #[test]
 #[ignore = "to be built: a mount needs a login before it knows which saved list is its own"]
 fn a_stale_list_serves_when_keystone_is_down_as_well() {
-    let cloud = Cloud::new("--auth keystone");
+    let cloud = Cloud::new("keystone", "");
     let content = pattern(86, MIB);
     cloud.image("offline.raw", &content);
     let mount = cloud.mount("--timeout 3s --metadata-ttl 1s");
     assert!(mount.read("offline.raw") == content);
     mount.down();
-    cloud.devcloud("down");
+    cloud.stop("glance");
+    cloud.stop("keystone");
     let refused = mount.try_up();
     assert!(!refused.succeeded() && refused.took < Duration::from_secs(30), "{refused}");
     let stale = mount.try_up_with("--allow-stale");
     assert!(stale.succeeded(), "{stale}\n{}", mount.log());
     assert!(mount.read("offline.raw") == content);
-    cloud.devcloud("up");
+    cloud.start();
     cloud.image("online.raw", b"online");
     eventually("it works again", || mount.names().contains(&"online.raw".to_owned()));
 }

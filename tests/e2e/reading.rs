@@ -119,8 +119,7 @@ fn an_image_of_a_store_without_ranges_is_streamed() {
     let content = pattern(32, 20 * MIB + 99);
     let mount = cloud.mount("");
     let source = mount.beside().file("source", &content);
-    let id = cloud.devcloud(&format!("http-image streamed.raw {source}"));
-    let id = id.trim();
+    let id = cloud.http_image("streamed.raw", &source, &[]);
     // From behind first, which such a store serves to nobody.
     sh!("cmp <(tail -c 100000 {mount}/streamed.raw) <(tail -c 100000 {source})");
     assert_eq!(mount.xattr("streamed.raw", "user.glancefs.source"), "streamed");
@@ -129,13 +128,12 @@ fn an_image_of_a_store_without_ranges_is_streamed() {
     eventually("the whole image is verified", || {
         mount.xattr("streamed.raw", "user.glancefs.verified") == "sha512"
     });
-    let whole = cloud.downloads(id).iter().filter(|line| bytes_sent(line) > MIB).count();
-    assert!(whole <= 2, "one download serves all readers: {:#?}", cloud.downloads(id));
+    let whole = cloud.downloads(&id).iter().filter(|line| bytes_sent(line) > MIB).count();
+    assert!(whole <= 2, "one download serves all readers: {:#?}", cloud.downloads(&id));
     // The next image of that store is not even asked for ranges.
-    let next = cloud.devcloud(&format!("http-image streamed-2.raw {source}"));
+    let next = cloud.http_image("streamed-2.raw", &source, &[]);
     sh!("cmp {mount}/streamed-2.raw {source}");
-    let refused: Vec<_> =
-        cloud.downloads(next.trim()).into_iter().filter(|line| line.contains(" 400 ")).collect();
+    let refused: Vec<_> = cloud.downloads(&next).into_iter().filter(|line| line.contains(" 400 ")).collect();
     assert!(refused.is_empty(), "what a store can do is remembered: {refused:?}");
 }
 
@@ -145,7 +143,7 @@ fn an_image_without_a_hash_is_read_and_says_so() {
     let content = pattern(33, 2 * MIB);
     let mount = cloud.mount("");
     let source = mount.beside().file("source", &content);
-    cloud.devcloud(&format!("http-image no-hash.raw {source} --no-hash"));
+    cloud.http_image("no-hash.raw", &source, &["--no-hash"]);
     sh!("cmp {mount}/no-hash.raw {source}");
     eventually("it is complete", || mount.xattr("no-hash.raw", "user.glancefs.verified") == "none");
 }

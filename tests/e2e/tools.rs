@@ -97,7 +97,7 @@ fn qemu_img_create_ends_as_exactly_one_image() {
 
 #[test]
 fn an_upload_by_qemu_img_that_fails_publishes_nothing_and_is_told() {
-    let cloud = Cloud::new("--auth none --set DEFAULT.image_size_cap=1000000");
+    let cloud = Cloud::new("none", "--set DEFAULT.image_size_cap=1000000");
     let mount = cloud.mount("");
     let disk = disk(&mount);
     for format in ["raw", "qcow2"] {

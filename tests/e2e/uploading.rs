@@ -306,7 +306,7 @@ fn an_upload_is_an_image_of_now_and_takes_no_times() {
 #[test]
 fn quotas_reach_the_program_as_errors() {
     let cloud =
-        Cloud::new("--auth none --set DEFAULT.user_storage_quota=10MB --set DEFAULT.image_size_cap=5000000");
+        Cloud::new("none", "--set DEFAULT.user_storage_quota=10MB --set DEFAULT.image_size_cap=5000000");
     let mount = cloud.mount("");
     let fits = source(&mount, 56, 4_000_000);
     let over_cap = source(&mount, 58, 6_000_000);

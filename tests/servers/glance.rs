@@ -7,8 +7,7 @@ use glancefs::error::{Kind, Result};
 use glancefs::glance::{Change, Glance, Image, NewImage, Status};
 use glancefs::units::{ByteRange, ImageId};
 
-use crate::common::devcloud::Devcloud;
-use crate::{client, cloud};
+use crate::{client, cloud, start};
 
 const MIB: usize = 1 << 20;
 
@@ -268,7 +267,7 @@ async fn a_refused_token_is_an_error() {
 
 #[tokio::test]
 async fn each_limit_of_the_cloud_has_its_own_error() {
-    let cloud = Devcloud::up("fake", &["--set", "DEFAULT.user_storage_quota=3MB"]);
+    let cloud = start("fake", &["--set", "DEFAULT.user_storage_quota=3MB"]);
     let refused = async |mib: usize| {
         let alice = client(&cloud, Some("alice")).await;
         let image = alice.create(&named("large")).await.unwrap();
@@ -291,7 +290,7 @@ async fn each_limit_of_the_cloud_has_its_own_error() {
 
 #[tokio::test]
 async fn a_server_that_comes_back_is_waited_for() {
-    let cloud = Devcloud::up("none", &[]);
+    let cloud = start("none", &[]);
     let glance = client(&cloud, None).await;
     glance.list(10, None).await.unwrap();
     cloud.stop("glance");

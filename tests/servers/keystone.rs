@@ -14,7 +14,8 @@ use glancefs::config::{AuthConfig, AuthMethod, HttpConfig};
 use glancefs::glance::Glance;
 use serde_json::{Value, json};
 
-use crate::common::devcloud::Devcloud;
+use crate::devcloud::Devcloud;
+use crate::start;
 
 const CHILD: &str = "GLANCEFS_TEST_LIST_FOR";
 
@@ -96,7 +97,7 @@ async fn ask(method: &str, url: &str, token: &str, body: Value) -> Value {
 
 #[tokio::test]
 async fn every_way_to_log_in_leads_to_the_images() {
-    let cloud = Devcloud::up("keystone", &[]);
+    let cloud = start("keystone", &[]);
     let dir = tempfile::tempdir().unwrap();
     let url = keystone(&cloud);
     let clouds = cloud.dir().join("clouds.yaml");
@@ -215,12 +216,12 @@ fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
 /// The cloud of the tests that want to see many logins.
 fn hasty() -> &'static Devcloud {
     static CLOUD: LazyLock<Devcloud> =
-        LazyLock::new(|| Devcloud::up("keystone", &["--token-expiration", "5", "--token-cache-time", "5"]));
+        LazyLock::new(|| start("keystone", &["--token-expiration", "5", "--token-cache-time", "5"]));
     &CLOUD
 }
 
 /// Starts `child` as a user of clouds.yaml.
-fn start(seconds: u64, cloud: &Devcloud, user: &str) -> std::process::Child {
+fn start_child(seconds: u64, cloud: &Devcloud, user: &str) -> std::process::Child {
     let mut command = command(seconds, cloud.dir(), &[("OS_CLOUD", user)]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -243,7 +244,7 @@ fn tokens_of_five_seconds_are_enough_for_as_long_as_it_takes() {
 fn a_new_password_in_clouds_yaml_is_found_when_the_old_one_is_refused() {
     let cloud = hasty();
     let url = keystone(cloud);
-    let child = start(16, cloud, "bob");
+    let child = start_child(16, cloud, "bob");
     std::thread::sleep(Duration::from_secs(3));
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let token = cloud.token("bob");
@@ -267,8 +268,8 @@ fn a_new_password_in_clouds_yaml_is_found_when_the_old_one_is_refused() {
 
 #[test]
 fn a_keystone_that_is_away_for_a_while_is_survived() {
-    let cloud = Devcloud::up("keystone", &["--token-expiration", "30"]);
-    let child = start(20, &cloud, "alice");
+    let cloud = start("keystone", &["--token-expiration", "30"]);
+    let child = start_child(20, &cloud, "alice");
     std::thread::sleep(Duration::from_secs(3));
     cloud.stop("keystone");
     let output = text(&child.wait_with_output().unwrap());

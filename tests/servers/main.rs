@@ -6,16 +6,20 @@
 // A test fails by a panic, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../common/mod.rs"]
-mod common;
+#[path = "../common/devcloud.rs"]
+mod devcloud;
 mod glance;
 mod keystone;
+// The folder of the run, and the guard that leaves nothing behind.
+#[allow(dead_code)]
+#[path = "../e2e/harness/run.rs"]
+mod run;
 mod uploads;
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use common::devcloud::Devcloud;
+use devcloud::Devcloud;
 use glancefs::auth::{Auth, parse_endpoint};
 use glancefs::config::{AuthConfig, AuthMethod, HttpConfig};
 use glancefs::glance::Glance;
@@ -27,9 +31,14 @@ const IMAGE_SIZE_CAP: u64 = 512 << 20;
 /// which serves ranges, and an `http` store, which does not.
 fn cloud() -> &'static Devcloud {
     static CLOUD: LazyLock<Devcloud> = LazyLock::new(|| {
-        Devcloud::up("fake", &["--stores", "file,http", "--set", "DEFAULT.image_size_cap=536870912"])
+        start("fake", &["--stores", "file,http", "--set", "DEFAULT.image_size_cap=536870912"])
     });
     &CLOUD
+}
+
+/// A cloud for one test, or for a static: it is taken down however the run ends.
+fn start(auth: &str, options: &[&str]) -> Devcloud {
+    Devcloud::up_below(run::run_folder(), auth, options)
 }
 
 fn http() -> HttpConfig {

@@ -61,7 +61,7 @@ impl Rig {
     async fn downloads(&self, image: &Image, least: usize) -> usize {
         let begun = Instant::now();
         loop {
-            let count = cloud().requests("glance", &format!("GET /v2/images/{}/file", image.id));
+            let count = cloud().requests("glance", &format!("GET /v2/images/{}/file", image.id)).len();
             if count >= least {
                 return count;
             }

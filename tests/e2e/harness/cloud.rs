@@ -2,19 +2,19 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex};
 
 use serde_json::{Value, json};
 
+use super::devcloud::Devcloud;
 use super::mount::Mount;
-use super::run::{Folder, devcloud};
-use super::shell::run;
+use super::run::run_folder;
 
 /// A running cloud.
 pub struct Cloud {
-    folder: Folder,
+    devcloud: Devcloud,
     /// Glance's address.
     pub url: String,
     /// The user whose token calls of the API carry; none without authentication.
@@ -26,48 +26,50 @@ impl Cloud {
     /// The shared one that asks for no authentication: every caller is admin, without a project. It
     /// has a `file` store, which serves ranges, and an `http` store, which does not.
     pub fn open() -> &'static Self {
-        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| Cloud::new("--auth none --stores file,http"));
+        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| Cloud::new("none", "--stores file,http"));
         &CLOUD
     }
 
     /// The shared one with Keystone and the users alice, bob, rita and admin. Calls of the API are alice's.
     pub fn keystone() -> &'static Self {
-        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| Cloud::new("--auth keystone"));
+        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| Cloud::new("keystone", ""));
         &CLOUD
     }
 
     /// One with these options of `devcloud up`, taken down when dropped: for tests that stop it, fill
     /// it, or need another configuration.
-    pub fn new(options: &str) -> Self {
-        let folder = Folder::new("cloud");
-        let devcloud = devcloud();
-        let devcloud = devcloud.display();
-        let said = run(&format!("{devcloud} up --dir {folder} --port auto {options}"));
-        assert!(said.succeeded(), "{said}");
-        let status = run(&format!("{devcloud} status --dir {folder}")).expect_success();
-        let line = status.lines().find(|line| line.starts_with("glance ")).unwrap();
-        let url = line.split_whitespace().find_map(|word| word.strip_prefix("url=")).unwrap().to_owned();
-        let user = options.contains("keystone").then_some("alice");
-        Self { folder, url, user, tokens: Mutex::default() }
+    pub fn new(auth: &str, options: &str) -> Self {
+        let options: Vec<_> = options.split_whitespace().collect();
+        let devcloud = Devcloud::up_below(run_folder(), auth, &options);
+        let url = devcloud.endpoint().to_owned();
+        let user = (auth == "keystone").then_some("alice");
+        Self { devcloud, url, user, tokens: Mutex::default() }
     }
 
-    /// Runs `scripts/devcloud` for this cloud; what it prints.
-    #[track_caller]
-    pub fn devcloud(&self, arguments: &str) -> String {
-        run(&format!("{} {arguments} --dir {}", devcloud().display(), self.folder)).expect_success()
+    /// Stops a server, `glance` or `keystone`.
+    pub fn stop(&self, service: &str) {
+        self.devcloud.stop(service);
+    }
+
+    /// Starts what was stopped.
+    pub fn start(&self) {
+        self.devcloud.up_again();
+    }
+
+    /// An active image whose data are in the `http` store; its id. For one without any hash,
+    /// `options` is `--no-hash`.
+    pub fn http_image(&self, name: &str, file: &str, options: &[&str]) -> String {
+        self.devcloud.http_image_with("alice", name, Path::new(file), options)
     }
 
     /// The folder with everything that the servers keep.
     pub fn folder(&self) -> PathBuf {
-        self.folder.root().to_owned()
+        self.devcloud.dir().to_owned()
     }
 
     /// Variables by which a client logs in, as the default user or as `user`.
     pub fn variables(&self, user: Option<&str>) -> Vec<(String, String)> {
-        let user = user.or(self.user).map(|user| format!("--user {user}")).unwrap_or_default();
-        let lines = self.devcloud(&format!("env --plain {user}"));
-        let pairs = lines.lines().filter_map(|line| line.split_once('='));
-        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        self.devcloud.env(user.or(self.user).unwrap_or("alice"))
     }
 
     /// Mounts it with these options of `glancefs mount`.
@@ -129,7 +131,7 @@ impl Cloud {
     /// A token of `user`, as `devcloud token` gets it.
     pub fn token(&self, user: &str) -> String {
         let mut tokens = self.tokens.lock().unwrap();
-        let new = || self.devcloud(&format!("token --user {user}"));
+        let new = || self.devcloud.token(user);
         tokens.entry(user.to_owned()).or_insert_with(new).clone()
     }
 
@@ -204,8 +206,12 @@ impl Cloud {
 
     /// The lines of Glance's access log that contain `text`: one for each finished request.
     pub fn requests(&self, text: &str) -> Vec<String> {
-        let log = std::fs::read_to_string(self.folder.root().join("glance/access.log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+        self.devcloud.requests("glance", text)
+    }
+
+    /// The same of Keystone's.
+    pub fn keystone_requests(&self, text: &str) -> Vec<String> {
+        self.devcloud.requests("keystone", text)
     }
 
     /// The requests for the data of an image.
@@ -215,17 +221,6 @@ impl Cloud {
 
     /// The file in which the `file` store keeps an image's data.
     pub fn blob(&self, id: &str) -> PathBuf {
-        self.folder.root().join("glance/images").join(id)
-    }
-}
-
-impl Drop for Cloud {
-    fn drop(&mut self) {
-        let down = run(&format!("{} down --wipe --dir {}", devcloud().display(), self.folder));
-        if !down.succeeded() {
-            eprintln!("{down}");
-        }
-        // It is gone already.
-        self.folder.leave();
+        self.devcloud.dir().join("glance/images").join(id)
     }
 }

@@ -2,6 +2,8 @@
 
 mod cloud;
 mod content;
+#[path = "../../common/devcloud.rs"]
+mod devcloud;
 mod gate;
 mod mount;
 mod run;
@@ -14,7 +16,7 @@ pub use content::{epoch, json, pattern};
 pub use gate::Gate;
 pub use mount::Mount;
 pub use run::Folder;
-pub use shell::{Outcome, background, run, run_with};
+pub use shell::{Outcome, background, run};
 
 /// How long anything that happens by itself may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);

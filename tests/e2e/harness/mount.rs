@@ -142,10 +142,10 @@ impl Drop for Mount {
             run(&format!("timeout 20 {PROGRAM} umount {self} || umount -l {self} || fusermount3 -uz {self}"));
         }
         let daemon_ended = || within(Duration::from_secs(5), || self.daemon().is_none());
-        if !daemon_ended() {
-            if let Some(daemon) = self.daemon() {
-                run(&format!("kill -KILL {daemon}"));
-            }
+        if !daemon_ended()
+            && let Some(daemon) = self.daemon()
+        {
+            run(&format!("kill -KILL {daemon}"));
         }
         if self.is_mounted() {
             // Nothing below a mount must be removed as if it were a folder.

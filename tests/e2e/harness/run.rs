@@ -11,6 +11,8 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use std::os::unix::process::CommandExt;
 
+use super::devcloud;
+
 const GUARD: &str = r#"
 root=$1 devcloud=$2 program=$3
 trap '' INT TERM HUP
@@ -44,7 +46,7 @@ static RUN: LazyLock<Run> = LazyLock::new(|| {
     let root = root.canonicalize().unwrap();
     let guard = Command::new("bash")
         .args(["-c", GUARD, "glancefs-e2e-guard"])
-        .args([root.as_os_str(), devcloud().as_os_str(), PROGRAM.as_ref()])
+        .args([root.as_os_str(), devcloud::script().as_os_str(), PROGRAM.as_ref()])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         // Ctrl-C is for the tests.
@@ -65,9 +67,9 @@ extern "C" fn end() {
     }
 }
 
-/// `scripts/devcloud`.
-pub fn devcloud() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/devcloud")
+/// Where everything of this run is, removed at its end.
+pub fn run_folder() -> &'static Path {
+    &RUN.root
 }
 
 /// A folder of a test's own, removed at its end.
