@@ -446,21 +446,6 @@ mod downloads {
         assert_eq!(kind(glance.download(&id(), 10, Some(ByteRange::new(4, 11))).await), Kind::Invalid);
         assert_eq!(server.count(), 0);
     }
-
-    #[tokio::test]
-    async fn transfers_at_once_are_bounded() {
-        let mut half = answer("200 OK", &[], "0123456789");
-        half.truncate(half.len() - 5);
-        let server = Script::serve(vec![Act::AnswerAndHang(half)]).await;
-        let glance = server.client(Duration::from_secs(1)).await;
-        let mut open = Vec::new();
-        for _ in 0..4 {
-            open.push(glance.download(&id(), 10, None).await.unwrap());
-        }
-        assert_eq!(kind(glance.download(&id(), 10, None).await), Kind::TimedOut);
-        open.pop();
-        assert!(glance.download(&id(), 10, None).await.is_ok());
-    }
 }
 
 mod uploads {
