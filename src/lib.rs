@@ -2,7 +2,7 @@
 //!
 //! Each module is one layer of `docs/design.md`; a layer uses only those below it:
 //! `cli → mount → fuse → fs → { read → cache → source, write, catalog } → glance → auth`,
-//! with `config`, `units`, `budget`, `metrics` and `error` as leaves that all may use.
+//! with `config`, `units`, `budget`, `metrics`, `private_folder` and `error` as leaves that all may use.
 
 pub mod auth;
 pub mod budget;
@@ -16,6 +16,7 @@ pub mod fuse;
 pub mod glance;
 pub mod metrics;
 pub mod mount;
+pub mod private_folder;
 pub mod read;
 pub mod source;
 pub mod units;
