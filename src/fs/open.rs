@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::attr::readable_size;
 use super::draft::{DraftHandle, Writer};
 use super::handle::Handle;
-use super::{HandleId, ImageFs, Ino, Node, ThreadGroup, write};
+use super::{HandleId, ImageFs, Ino, Node, ThreadGroup};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, Status};
 use crate::read::Reader;
@@ -63,7 +64,7 @@ impl ImageFs {
             let handle = DraftHandle { file: Arc::clone(&file), writer };
             let opened = Opened { handle: self.handles.insert(Handle::Draft(handle)), direct_io: true };
             if mode.write && mode.truncate {
-                write::blocking(move || file.draft().truncate(0)).await?;
+                blocking(move || file.draft().truncate(0)).await?;
             }
             return Ok(opened);
         }
@@ -112,7 +113,7 @@ impl ImageFs {
             }
             Handle::Draft(open) => {
                 let draft = open.file.draft();
-                write::blocking(move || draft.read(range)).await
+                blocking(move || draft.read(range)).await
             }
             Handle::Text(text) => {
                 let range = range.clamp_to(text.len() as u64);

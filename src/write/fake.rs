@@ -17,7 +17,7 @@ use crate::cache::ContentIdentity;
 use crate::config::SpoolConfig;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Cloud, Image, MultiHash, NewImage, OpenBody, Records, Status};
-use crate::units::ImageId;
+use crate::units::{ImageId, hexadecimal};
 
 /// What `--timeout` is for these uploads.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,10 +90,6 @@ fn record(id: &ImageId, name: &str) -> Image {
         stores: None,
         record: "{}".into(),
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn fail<T>(kind: Kind) -> Result<T> {

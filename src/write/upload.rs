@@ -25,6 +25,7 @@ use super::draft::stopped;
 use super::journal::{Durability, Journal, JournalFile, Record, Step};
 use super::sniff::{Content, sniff};
 use super::spool::Spool;
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Image, NewImage, Status};
 use crate::units::ImageId;
@@ -419,16 +420,4 @@ fn spoilt(id: &ImageId) -> String {
 /// `Busy` is among them since a repeated PUT meets the image that the first one made active.
 fn may_have_happened(kind: Kind) -> bool {
     kind.is_transient() || matches!(kind, Kind::Busy | Kind::Integrity | Kind::Io)
-}
-
-/// Runs work that waits for the disk where it may.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            Err(Error::new(Kind::Interrupted, "a local file operation was stopped").with_source(error))
-        }
-    }
 }
