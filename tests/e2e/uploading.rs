@@ -381,6 +381,17 @@ fn a_file_that_is_being_written_can_be_removed_and_renamed() {
 }
 
 #[test]
+fn a_file_that_is_open_while_it_becomes_an_image_reads_on() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    let from = source(&mount, 64, 3 * MIB);
+    sh!("exec 4> {mount}/reads-on.raw; cat {from} >&4; exec 3< {mount}/reads-on.raw
+         exec 4>&-
+         cmp {from} <(cat <&3)");
+    uploaded(cloud, "reads-on.raw", &from);
+}
+
+#[test]
 fn a_failed_upload_can_be_tried_again_when_the_server_is_back() {
     let cloud = Cloud::open();
     let gate = crate::harness::Gate::to(&cloud.url);
