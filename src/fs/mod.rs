@@ -10,6 +10,8 @@ mod closing;
 mod control;
 mod describe;
 mod draft;
+#[cfg(test)]
+mod fixture;
 mod handle;
 mod inode;
 mod lookup;
@@ -17,6 +19,8 @@ mod lookup;
 mod model_test;
 mod names;
 mod open;
+#[cfg(test)]
+mod tests;
 mod view;
 mod write;
 mod xattr;

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{self, BoxFuture, FutureExt};
 use proptest::prelude::*;
 
+use super::fixture::{Fixture, Nobody, WRITER};
 use super::*;
-use crate::config::{CacheConfig, CatalogConfig, HttpConfig, SpoolConfig};
 use crate::glance::fake::FakeService;
 use crate::units::ByteRange;
 
@@ -74,70 +72,22 @@ struct Model {
     service: Arc<FakeService>,
     /// Images as the mount knows them: listed, looked up or made by it. Name and data by id.
     listed: BTreeMap<ImageId, (String, Option<Vec<u8>>)>,
-    /// The order in which images were created, which decides who has the plain name.
-    order: Vec<ImageId>,
+    /// When each image was created, also of those that are gone: the oldest has the plain name.
+    created: BTreeMap<ImageId, String>,
     open: Vec<(HandleId, Ino, Open)>,
     may_delete: bool,
     may_overwrite: bool,
     _folder: tempfile::TempDir,
 }
 
-struct Nobody;
-
-impl Watch for Nobody {
-    fn killed(&self) -> BoxFuture<'static, ()> {
-        future::pending().boxed()
-    }
-
-    fn ended(&self) -> BoxFuture<'static, ()> {
-        future::pending().boxed()
-    }
-}
-
-const WRITER: ThreadGroup = ThreadGroup(42);
-
 impl Model {
     async fn new(may_delete: bool, may_overwrite: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let service = Arc::new(FakeService::default());
-        let dynamic: Arc<dyn ImageService> = service.clone();
-        let http = HttpConfig {
-            timeout: Duration::from_secs(10),
-            ca_cert: None,
-            insecure: false,
-            max_connections: 2,
-        };
-        let cache = CacheConfig {
-            dir: folder.path().join("cache"),
-            size: 1 << 20,
-            free_floor_percent: 0,
-            memory_limit: 8 << 20,
-        };
-        let spool = SpoolConfig { dir: folder.path().join("spool"), size: None };
-        let access = AccessConfig {
-            uid: 0,
-            gid: 0,
-            file_mode: 0o644,
-            dir_mode: 0o755,
-            allow_other: false,
-            read_only: false,
-            allow_delete: may_delete,
-            allow_overwrite: may_overwrite,
-        };
-        // The list is fetched when the test says so, not when it is old.
-        let catalog = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: false };
-        let catalog = Arc::new(Catalog::new(Arc::clone(&dynamic), catalog, None));
-        catalog.start().await.unwrap();
-        let cache = Cache::open(&cache, tokio::runtime::Handle::current()).unwrap();
-        let uploads = Uploads::open(&spool, dynamic.clone(), cache.clone()).unwrap();
-        let sources = Sources::new(dynamic.clone(), &http);
-        let layers = Layers { service: dynamic, catalog, cache, sources, uploads };
-        let fs = ImageFs::new(layers, access);
+        let Fixture { fs, service, folder } = Fixture::new(may_delete, may_overwrite, false).await;
         Self {
             fs,
             service,
             listed: BTreeMap::new(),
-            order: Vec::new(),
+            created: BTreeMap::new(),
             open: Vec::new(),
             may_delete,
             may_overwrite,
@@ -147,10 +97,9 @@ impl Model {
 
     /// The images of a name, the one with the plain file name first.
     fn images_named(&self, name: &str) -> Vec<ImageId> {
-        let place = |id: &ImageId| self.order.iter().position(|other| other == id);
         let mut found: Vec<_> =
             self.listed.iter().filter(|(_, (listed, _))| listed == name).map(|(id, _)| id.clone()).collect();
-        found.sort_by_key(|id| (self.listed[id].1.is_none(), place(id)));
+        found.sort_by_key(|id| (self.listed[id].1.is_none(), self.created[id].clone()));
         found
     }
 
@@ -176,8 +125,8 @@ impl Model {
                 self.listed.insert(id.clone(), (name.to_owned(), state.data.get(id).cloned()));
             }
         }
-        self.order = state.records.keys().cloned().collect();
-        self.order.sort_by_key(|id| state.records[id]["created_at"].as_str().unwrap().to_owned());
+        let created = |record: &serde_json::Value| record["created_at"].as_str().unwrap().to_owned();
+        self.created.extend(state.records.iter().map(|(id, record)| (id.clone(), created(record))));
     }
 
     async fn lookup(&self, name: &str) -> Result<Entry> {
@@ -386,9 +335,10 @@ impl Model {
         let state = self.service.state();
         assert_eq!(state.records[id]["name"], name);
         assert_eq!(state.data.get(id), dirty.then_some(&data));
+        let created = state.records[id]["created_at"].as_str().unwrap().to_owned();
         drop(state);
         self.listed.insert(id.clone(), (name, dirty.then_some(data)));
-        self.order.push(id.clone());
+        self.created.insert(id.clone(), created);
     }
 
     async fn rename(&mut self, from: usize, to: usize) {
