@@ -434,11 +434,19 @@ impl CachedImage {
         if !wanted {
             return;
         }
-        let mut state = self.state();
-        if state.check == Check::Idle {
-            state.check = Check::Running;
+        if self.begin_check() {
             self.core.runtime.spawn(verify::run(me, Arc::clone(disk)));
         }
+    }
+
+    /// True for the one who is to verify the whole.
+    pub(super) fn begin_check(&self) -> bool {
+        let mut state = self.state();
+        let idle = state.check == Check::Idle;
+        if idle {
+            state.check = Check::Running;
+        }
+        idle
     }
 
     pub(super) fn set_check(&self, check: Check, error: Option<String>) {

@@ -76,7 +76,13 @@ pub(super) async fn run(image: Arc<CachedImage>, disk: Arc<DiskImage>) {
                 let _ = image.core().mismatches.send(told);
                 return;
             }
-            Ok(Ok(Outcome::Incomplete)) => return image.set_check(Check::Idle, None),
+            Ok(Ok(Outcome::Incomplete)) => {
+                image.set_check(Check::Idle, None);
+                // What was missing may be back already, and its writer found us at work.
+                if !disk.is_complete() || !image.begin_check() {
+                    return;
+                }
+            }
             Ok(Err(error)) => {
                 tracing::warn!(image = %image.identity().image, %error, "verification failed for a reason of this host");
                 return image.set_check(Check::Idle, None);

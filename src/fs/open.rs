@@ -81,9 +81,8 @@ impl ImageFs {
 
     fn open_image(&self, image: Arc<Image>) -> Result<Opened> {
         readable(&image)?;
-        let cached = self.layers.cache.image(&self.identity(&image), self.layers.sources.of(&image));
-        cached.acquire();
-        let reader = Reader::new(cached, readable_size(&image));
+        let reader = self.reader(&image);
+        reader.image().acquire();
         let handle = self.handles.insert(Handle::Image { reader, image });
         Ok(Opened { handle, direct_io: false })
     }
@@ -95,25 +94,19 @@ impl ImageFs {
     /// `Io` and `ServerError` when the bytes could not be had.
     pub async fn read(&self, handle: HandleId, range: ByteRange) -> Result<Bytes> {
         match &*self.handles.get(handle)? {
-            Handle::Image { reader, image } => {
-                if let Some(bytes) = reader.try_read(range) {
-                    return Ok(bytes);
-                }
-                let read = reader.read(range).await;
-                read.map_err(|error| match error.kind() {
-                    Kind::NotFound => error.with_kind(Kind::Stale),
-                    // What read(2) gives when the bytes cannot be had, whatever the reason.
-                    Kind::Unreachable | Kind::TimedOut => error.with_kind(Kind::Io),
-                    _ => error,
-                })
-                .inspect_err(|error| {
-                    tracing::warn!(image = %image.id, %range, %error, "cannot read");
-                    self.note_failure(&image.id, &format!("reading {range} of image {}: {error}", image.id));
-                })
-            }
+            Handle::Image { reader, image } => self.read_image(reader, image, range).await,
             Handle::Draft(open) => {
                 let draft = open.file.draft();
-                blocking(move || draft.read(range)).await
+                let spool = Arc::clone(&draft);
+                let read = blocking(move || spool.read(range)).await;
+                match draft.committed() {
+                    // It became an image while it was open, and reads on as that.
+                    Some(image) if read.is_err() && image.status == Status::Active => {
+                        let image = Arc::new(image);
+                        self.read_image(&self.reader(&image), &image, range).await
+                    }
+                    _ => read,
+                }
             }
             Handle::Text(text) => {
                 let range = range.clamp_to(text.len() as u64);
@@ -122,6 +115,28 @@ impl ImageFs {
             }
             Handle::Directory(_) => Err(Error::new(Kind::IsDirectory, "a directory")),
         }
+    }
+
+    async fn read_image(&self, reader: &Reader, image: &Image, range: ByteRange) -> Result<Bytes> {
+        if let Some(bytes) = reader.try_read(range) {
+            return Ok(bytes);
+        }
+        let read = reader.read(range).await;
+        read.map_err(|error| match error.kind() {
+            Kind::NotFound => error.with_kind(Kind::Stale),
+            // What read(2) gives when the bytes cannot be had, whatever the reason.
+            Kind::Unreachable | Kind::TimedOut => error.with_kind(Kind::Io),
+            _ => error,
+        })
+        .inspect_err(|error| {
+            tracing::warn!(image = %image.id, %range, %error, "cannot read");
+            self.note_failure(&image.id, &format!("reading {range} of image {}: {error}", image.id));
+        })
+    }
+
+    fn reader(&self, image: &Image) -> Reader {
+        let cached = self.layers.cache.image(&self.identity(image), self.layers.sources.of(image));
+        Reader::new(cached, readable_size(image))
     }
 
     /// Ends a directory's handle.

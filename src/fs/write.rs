@@ -12,8 +12,8 @@ use super::draft::{DraftFile, DraftHandle, Outcome, Writer};
 use super::handle::Handle;
 use super::names;
 use super::{
-    Attr, Closer, Entry, FRESH, HandleId, ImageFs, Ino, Invalidation, Node, OpenMode, Opened, ThreadGroup,
-    lock,
+    Attr, Closer, Entry, FRESH, FileKind, HandleId, ImageFs, Ino, Invalidation, Node, OpenMode, Opened,
+    ThreadGroup, lock,
 };
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
@@ -203,7 +203,8 @@ impl ImageFs {
             let draft = file.draft();
             blocking(move || draft.truncate(size)).await?;
         }
-        let changes = new.times
+        // `tar -x` and `cp -a dir/. mnt/` set the times of the root directory last.
+        let changes = (new.times && now.kind != FileKind::Directory)
             || new.mode.is_some_and(|mode| mode != now.mode)
             || new.uid.is_some_and(|uid| uid != now.uid)
             || new.gid.is_some_and(|gid| gid != now.gid);
@@ -301,12 +302,7 @@ impl ImageFs {
         } else if file.is_open() {
             // A reservation that nobody is writing to any more.
             file.end(Outcome::Committed);
-            let draft = file.draft();
-            let _ = blocking(move || {
-                draft.discard();
-                Ok(())
-            })
-            .await;
+            discard(file.draft()).await;
         }
         self.drop_ended(file);
     }
@@ -333,12 +329,19 @@ impl ImageFs {
 
     /// Creates the record of a file that has no data yet; its writer may still go on.
     async fn reserve(&self, file: &Arc<DraftFile>) -> Result<()> {
+        if file.replaces.is_some() {
+            // Nothing was written over the image: it stays, and needs no second record.
+            return Ok(());
+        }
         let _one_at_a_time = file.committing.lock().await;
         if file.is_recorded() || !file.is_open() {
             return file.failure();
         }
         let reserved = file.draft().reserve().await;
-        let image = reserved.map_err(|error| self.failed(file, error))?;
+        let image = match reserved {
+            Ok(image) => image,
+            Err(error) => return Err(self.failed(file, error).await),
+        };
         lock(&self.fresh).put(image.id.clone(), Instant::now());
         let image = self.layers.catalog.learn(image);
         info!(image = %image.id, name = file.name(), "reserved");
@@ -360,7 +363,10 @@ impl ImageFs {
         }
         let (began, draft) = (Instant::now(), file.draft());
         let committed = draft.commit().await;
-        let image = committed.map_err(|error| self.failed(file, error))?;
+        let image = match committed {
+            Ok(image) => image,
+            Err(error) => return Err(self.failed(file, error).await),
+        };
         lock(&self.fresh).put(image.id.clone(), Instant::now());
         info!(image = %image.id, name = file.name(), bytes = image.size, took = ?began.elapsed(), "uploaded");
         if image.id != file.id {
@@ -382,11 +388,19 @@ impl ImageFs {
         Ok(())
     }
 
-    fn failed(&self, file: &DraftFile, error: Error) -> Error {
-        let text = format!("uploading {:?}: {error}; {}", file.name(), kept(&file.draft()));
+    /// Notes the failure of an upload and gives it back. What was written is kept, unless a write
+    /// failed: then it is not all there, its writer was told, and a full disk needs the room.
+    async fn failed(&self, file: &DraftFile, error: Error) -> Error {
+        let draft = file.draft();
+        let damaged = draft.is_damaged();
+        let rest = if damaged { "nothing is kept".to_owned() } else { kept(&draft) };
+        let text = format!("uploading {:?}: {error}; {rest}", file.name());
         warn!("{text}");
         self.events.note(text);
         file.end(Outcome::Failed(error.duplicate()));
+        if damaged {
+            discard(draft).await;
+        }
         error
     }
 
@@ -404,6 +418,17 @@ impl ImageFs {
             warn!(%error, "a spool was left as it was");
         }
         self.drop_ended(file);
+    }
+}
+
+/// Removes the spool of a file that nobody wants.
+async fn discard(draft: Arc<Draft>) {
+    let discarded = blocking(move || {
+        draft.discard();
+        Ok(())
+    });
+    if let Err(error) = discarded.await {
+        warn!(%error, "a spool was left as it was");
     }
 }
 

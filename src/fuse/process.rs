@@ -56,13 +56,16 @@ fn is_killed(pid: u32) -> bool {
     flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & PF_SIGNALED != 0)
 }
 
-/// The process has a descriptor of the file. The one being closed is out of its table already.
+/// The process has a descriptor of the file that it can write to. The one being closed is out of its
+/// table already.
 fn holds(group: ThreadGroup, ino: Ino) -> bool {
     let Ok(descriptors) = fs::read_dir(task(group.0).join("fdinfo")) else { return false };
     let ours = ino.0.to_string();
     descriptors.take(MOST_DESCRIPTORS).flatten().any(|descriptor| {
         let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
+        let flags = field(&info, "flags:").and_then(|flags| i32::from_str_radix(flags, 8).ok());
         field(&info, "ino:") == Some(ours.as_str())
+            && flags.is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
     })
 }
 
@@ -120,6 +123,7 @@ impl Watch for ProcessWatch {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
     use std::process::Command;
 
@@ -139,8 +143,10 @@ mod tests {
         let ino = Ino(file.metadata().unwrap().ino());
         let own = ThreadGroup(std::process::id());
         assert!(holds(own, ino));
+        let reading = fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
         drop(file);
-        assert!(!holds(own, ino));
+        assert!(!holds(own, ino), "one for reading will write nothing more");
+        drop(reading);
     }
 
     #[test]

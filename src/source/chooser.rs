@@ -41,7 +41,12 @@ impl Chooser {
     }
 
     async fn begin(&self, range: ByteRange, urgency: Urgency) -> Result<Transfer> {
+        let refused = || Err(Error::new(Kind::RangeUnsupported, "this image is read as one stream"));
         if self.kind() == SourceKind::Streamed {
+            // Who asks for a part has not noticed yet: a stream for each of them would be wasted.
+            if range != ByteRange::new(0, self.size) {
+                return refused();
+            }
             return self.transfer(Plan::Whole, urgency).await;
         }
         let turn = match self.kind() {
@@ -49,7 +54,7 @@ impl Chooser {
             _ => None,
         };
         if self.kind() == SourceKind::Streamed {
-            return Err(Error::new(Kind::RangeUnsupported, "this image is read as one stream"));
+            return refused();
         }
         let begun = self.transfer(Plan::Range(range), urgency).await;
         match &begun {

@@ -95,9 +95,11 @@ impl FakeDownloads {
         }
     }
 
-    /// Sources over this Glance, and a record to ask them for.
+    /// Sources over this Glance, and a record to ask them for. Their deadlines are the usual ones: on a
+    /// busy machine a body of the tests can be as slow as one that stalls.
     pub(crate) fn sources_and_image(&self, size: u64) -> (Sources, Image) {
-        (Sources::new(Arc::new(self.clone()), &http()), image_of(size, None))
+        let patient = HttpConfig { timeout: Duration::from_secs(60), ..http() };
+        (Sources::new(Arc::new(self.clone()), &patient), image_of(size, None))
     }
 
     fn answer(&self, size: u64, asked: Option<ByteRange>) -> Result<Download> {

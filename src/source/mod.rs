@@ -62,8 +62,8 @@ pub trait Source: Send + Sync + 'static {
     /// Begins to fetch at least `range` (not empty, within the image).
     ///
     /// # Errors
-    /// `RangeUnsupported`: [`Source::kind`] is `Streamed` from now on, and every further fetch gives
-    /// the whole image from byte 0, so there should be one for all readers. `Busy`: a prefetch found no
+    /// `RangeUnsupported`: [`Source::kind`] is `Streamed` from now on, and only the whole image can be
+    /// fetched, from byte 0, so there should be one transfer for all readers. `Busy`: a prefetch found no
     /// free connection. `Stale`: the image is gone.
     fn fetch(&self, range: ByteRange, urgency: Urgency) -> BoxFuture<'_, Result<Transfer>>;
 

@@ -268,6 +268,11 @@ impl Draft {
         self.inner.sent.load(Ordering::Relaxed)
     }
 
+    /// A write failed and was not repeated: some of its bytes are nowhere.
+    pub fn is_damaged(&self) -> bool {
+        self.inner.lock().damage.is_some()
+    }
+
     /// Where its bytes are kept, once there are some and as long as they are no image.
     pub fn kept_in(&self) -> Option<PathBuf> {
         let spool = self.inner.lock().spool.clone()?;

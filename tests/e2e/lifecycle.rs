@@ -63,6 +63,20 @@ fn signals_unmount() {
 }
 
 #[test]
+fn an_upload_under_way_is_finished_after_a_signal() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    let writer =
+        background(&format!("exec 3> {mount}/under-way.raw; echo one >&3; sleep 2; echo two >&3; exec 3>&-"));
+    eventually("it is being written", || mount.names().contains(&"under-way.raw".to_owned()));
+    sh!("kill -TERM {}", mount.daemon().expect("a daemon"));
+    eventually("it is unmounted", || !mount.is_mounted());
+    writer.finish().expect_success();
+    assert_eq!(cloud.only("under-way.raw")["size"], 8);
+    eventually("the daemon has ended", || mount.daemon().is_none());
+}
+
+#[test]
 fn in_the_foreground_it_logs_to_standard_error_and_ends_with_a_signal() {
     let cloud = Cloud::open();
     cloud.image("foreground.raw", b"foreground");

@@ -105,6 +105,10 @@ fn overwriting_with_the_option_replaces_the_image() {
     let old =
         cloud.image_of(json!({"name": "replaced.raw", "os_distro": "debian", "tags": ["kept"]}), b"old");
     let mount = cloud.mount("--allow-overwrite");
+    // Opened and closed without a write: nothing happens.
+    sh!(": > {mount}/replaced.raw");
+    assert_eq!(cloud.only("replaced.raw")["id"], json!(old));
+    assert_eq!(sh!("cat {mount}/replaced.raw"), "old");
     let new_file = mount.beside().file("new", pattern(11, 300_000));
     sh!("cp {new_file} {mount}/replaced.raw");
     let new = cloud.only("replaced.raw");

@@ -4,7 +4,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Cloud, Mount, background, epoch, eventually, fails, pattern, sh};
+use crate::harness::{Cloud, Mount, background, epoch, eventually, fails, leave_out, pattern, run, sh};
 
 const MIB: usize = 1024 * 1024;
 
@@ -362,9 +362,90 @@ fn the_spool_has_its_limit() {
     let small = source(&mount, 62, 3 * MIB);
     assert!(fails!("cp {large} {mount}/too-large.raw").contains("No space left on device"));
     assert!(cloud.named("too-large.raw").iter().all(|image| image["status"] == "queued"));
-    sh!("rm -f {mount}/too-large.raw; rm -f {}/spool/*.data {}/spool/*.json", mount.beside(), mount.beside());
+    // Half a file is of no use to anybody, and takes no room.
+    assert!(mount.errors().contains("too-large.raw"), "{}", mount.errors());
+    assert_eq!(sh!("find {}/spool -type f | wc -l", mount.beside()), "0");
     sh!("cp {small} {mount}/small-enough.raw");
     uploaded(cloud, "small-enough.raw", &small);
+}
+
+#[test]
+fn a_full_disk_reaches_the_program_and_heals() {
+    if !crate::harness::is_root() {
+        leave_out!("a small disk needs root");
+    }
+    let cloud = Cloud::open();
+    let mount = cloud.mount_later("");
+    let disk = mount.beside().path("disk");
+    sh!("mkdir {disk} && mount -t tmpfs -o size=4m none {disk}");
+    let small = cloud.mount(&format!("--spool-dir {disk}/spool"));
+    let large = source(&mount, 65, 6 * MIB);
+    let fits = source(&mount, 66, 2 * MIB);
+    let refused = run(&format!("cp {large} {small}/full.raw"));
+    let accepted = run(&format!("cp {fits} {small}/fits-again.raw"));
+    drop(small);
+    sh!("umount {disk}");
+    assert!(refused.expect_failure().contains("No space left on device"));
+    accepted.expect_success();
+    uploaded(cloud, "fits-again.raw", &fits);
+    assert!(cloud.named("full.raw").is_empty());
+}
+
+#[test]
+fn holes_of_a_sparse_file_are_zeros() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    let sparse = mount.beside().path("sparse");
+    sh!("truncate -s 20M {sparse}; printf x | dd of={sparse} bs=1 seek=10000000 conv=notrunc status=none");
+    for (name, line) in [("as-it-is", "cp"), ("always", "cp --sparse=always"), ("rsync", "rsync -S")] {
+        sh!("{line} {sparse} {mount}/sparse-{name}.raw");
+        uploaded(cloud, &format!("sparse-{name}.raw"), &sparse);
+        sh!("cmp {sparse} {mount}/sparse-{name}.raw");
+    }
+}
+
+#[test]
+fn a_child_that_outlives_the_opener_finishes_the_file() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    sh!("python3 -c '
+import os, time
+file = os.open(\"{mount}/inherited.raw\", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+if os.fork(): os._exit(0)
+time.sleep(1)
+os.write(file, b\"from the child\")
+'");
+    eventually("the child is done", || cloud.named("inherited.raw").iter().any(|image| image["size"] == 14));
+    assert_eq!(cloud.only("inherited.raw")["size"], 14);
+    assert_eq!(mount.read("inherited.raw"), b"from the child");
+}
+
+#[test]
+fn of_two_writers_of_one_name_one_wins_and_the_other_is_told() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    let [one, other] = [67, 68].map(|seed| source(&mount, seed, MIB));
+    let slow =
+        background(&format!("(head -c 50000 {one}; sleep 2; tail -c +50001 {one}) > {mount}/contested.raw"));
+    eventually("the first writes", || mount.names().contains(&"contested.raw".to_owned()));
+    sh!("cat {other} > {mount}/contested.raw");
+    assert!(!slow.finish().succeeded());
+    uploaded(cloud, "contested.raw", &other);
+}
+
+#[test]
+fn a_folder_is_unpacked_and_copied_with_its_own_entry() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    let beside = mount.beside();
+    sh!(
+        "mkdir -m 755 {beside}/dir && echo tar > {beside}/dir/with-dot-tar.raw && tar -C {beside}/dir -cf {beside}/dot.tar .
+         tar -C {mount} -xf {beside}/dot.tar
+         mkdir -m 755 {beside}/dir2 && echo cp > {beside}/dir2/with-dot-cp.raw
+         cp -a {beside}/dir2/. {mount}/"
+    );
+    cloud.only("with-dot-tar.raw");
+    cloud.only("with-dot-cp.raw");
 }
 
 #[test]
@@ -378,6 +459,17 @@ fn a_file_that_is_being_written_can_be_removed_and_renamed() {
     );
     assert_eq!(cloud.only("new-name.raw")["size"], 5);
     assert!(cloud.named("old-name.raw").is_empty());
+}
+
+#[test]
+fn a_file_that_is_open_while_it_becomes_an_image_reads_on() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    let from = source(&mount, 64, 3 * MIB);
+    sh!("exec 4> {mount}/reads-on.raw; cat {from} >&4; exec 3< {mount}/reads-on.raw
+         exec 4>&-
+         cmp {from} <(cat <&3)");
+    uploaded(cloud, "reads-on.raw", &from);
 }
 
 #[test]

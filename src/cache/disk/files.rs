@@ -224,12 +224,26 @@ impl Files {
                 self.touch(block);
                 *slot = Some(Bytes::from(buffer));
             } else if wait == Wait::ForDisk {
-                // Torn by a crash, flipped by the disk, or evicted by another process just now.
-                *damaged += 1;
-                self.forget(BlockRange { start: block, end: block.next() }).ok();
+                // Torn by a crash, flipped by the disk, or evicted by another process just now; unless it
+                // was written anew between our look at the index and the one at the data.
+                *slot = self.second_look(block);
+                if slot.is_none() {
+                    *damaged += 1;
+                    self.forget(BlockRange { start: block, end: block.next() }).ok();
+                }
             }
         }
         Some(())
+    }
+
+    /// One block again, entry and data.
+    fn second_look(&self, block: BlockIndex) -> Option<Bytes> {
+        let mut raw = vec![0; ENTRY_LEN as usize];
+        self.index.read_exact_at(&mut raw, entry_offset(block)).ok()?;
+        let entry = Entry::decode_all(&raw).next()??;
+        let mut buffer = vec![0; block.bytes(self.header.size).len() as usize];
+        self.data.read_exact_at(&mut buffer, block.offset()).ok()?;
+        (crc32c::crc32c(&buffer) == entry.crc).then(|| Bytes::from(buffer))
     }
 
     /// Writes consecutive whole blocks: the data, and only then the entries that vouch for them.
