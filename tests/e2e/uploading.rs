@@ -225,7 +225,8 @@ fn a_killed_writer_publishes_nothing_and_its_spool_is_told() {
         let name = format!("killed-{}.raw", signal.as_raw());
         let writer = background(&format!(
             "exec python3 -c '
-import time
+import signal, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup, which is inherited
 file = open(\"{mount}/{name}\", \"wb\", buffering=0)
 file.write(b\"half of an image\")
 time.sleep(600)
