@@ -138,6 +138,18 @@ fn an_image_of_a_store_without_ranges_is_streamed() {
 }
 
 #[test]
+fn readers_that_come_together_share_one_stream() {
+    let cloud = Cloud::open();
+    let content = pattern(44, 24 * MIB);
+    let mount = cloud.mount("");
+    let source = mount.beside().file("source", &content);
+    let id = cloud.http_image("crowded.raw", &source, &[]);
+    read_at_random(&mount.path("crowded.raw"), &content, 8, 10);
+    let whole = cloud.downloads(&id).iter().filter(|line| bytes_sent(line) > MIB).count();
+    assert!(whole <= 2, "{:#?}", cloud.downloads(&id));
+}
+
+#[test]
 fn an_image_without_a_hash_is_read_and_says_so() {
     let cloud = Cloud::open();
     let content = pattern(33, 2 * MIB);
