@@ -2,9 +2,10 @@
 //!
 //! Each module is one layer of `docs/design.md`; a layer uses only those below it:
 //! `cli → mount → fuse → fs → { read → cache → source, write, catalog } → glance → auth`,
-//! with `config`, `units`, `budget`, `metrics` and `error` as leaves that all may use.
+//! with `config`, `units`, `budget`, `metrics`, `blocking`, `private_folder` and `error` as leaves that all may use.
 
 pub mod auth;
+pub mod blocking;
 pub mod budget;
 pub mod cache;
 pub mod catalog;
@@ -16,6 +17,7 @@ pub mod fuse;
 pub mod glance;
 pub mod metrics;
 pub mod mount;
+pub mod private_folder;
 pub mod read;
 pub mod source;
 pub mod units;

@@ -196,11 +196,8 @@ impl FromStr for ByteSize {
             let cure = "write bytes, or a number with K, M, G, T, KiB, MiB, GiB or TiB";
             Error::new(Kind::Config, format!("{text:?} is not a size: {cure}"))
         };
-        let trimmed = text.trim();
-        let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = trimmed.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        let factor = match unit.trim_start() {
+        let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
+        let factor = match unit {
             "" | "B" => 1,
             "K" | "k" | "KiB" => 1 << 10,
             "M" | "m" | "MiB" => 1 << 20,
@@ -232,11 +229,8 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         let cure = "write seconds, or a number with ms, s, m or h";
         Error::new(Kind::Config, format!("{text:?} is not a duration: {cure}"))
     };
-    let trimmed = text.trim();
-    let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = trimmed.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = match unit.trim_start() {
+    let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
+    let seconds = match unit {
         "ms" => return Ok(Duration::from_millis(number)),
         "" | "s" => Some(number),
         "m" => number.checked_mul(60),
@@ -244,6 +238,19 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         _ => None,
     };
     seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// `64 KiB` as 64 and `KiB`; the unit may be missing.
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let trimmed = text.trim();
+    let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = trimmed.split_at(digits);
+    Some((number.parse().ok()?, unit.trim_start()))
+}
+
+/// Bytes in lower-case hexadecimal, as Glance writes hashes.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

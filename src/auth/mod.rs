@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use url::Url;
 
+use crate::blocking::blocking;
 use crate::config::{AuthConfig, AuthMethod, HttpConfig};
 use crate::error::{Error, Kind, Result};
 
@@ -191,13 +192,6 @@ fn required(endpoints: Vec<Url>) -> Result<Vec<Url>> {
 async fn load_tls(http: &HttpConfig, cloud: Option<openstack_sdk::config::CloudConfig>) -> Result<Tls> {
     let http = http.clone();
     blocking(move || Tls::load(&http, cloud.as_ref())).await
-}
-
-/// Runs what reads files beside the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::new(Kind::Io, "reading the configuration").with_source(error)))
 }
 
 #[cfg(test)]

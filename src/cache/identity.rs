@@ -210,6 +210,8 @@ impl Canonical {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::glance::MultiHash;
+    use crate::source::fake::image_of;
 
     fn identity() -> ContentIdentity {
         ContentIdentity {
@@ -220,6 +222,35 @@ mod tests {
             size: 1 << 20,
             digest: Digest::Md5("00112233445566778899aabbccddeeff".into()),
         }
+    }
+
+    fn shown(algorithm: Option<&str>, value: &str, checksum: Option<&str>) -> Digest {
+        let hash = algorithm.map(|algorithm| MultiHash { algorithm: algorithm.into(), value: value.into() });
+        let image = Image { hash, checksum: checksum.map(Into::into), ..image_of(1, None) };
+        ContentIdentity::of(&image, "cloud", None).digest
+    }
+
+    #[test]
+    fn the_best_hash_that_can_be_checked_counts() {
+        let (md5, sha256) = ("0f".repeat(16), "0f".repeat(32));
+        let by_md5 = Digest::Md5(md5.as_str().into());
+        let multi =
+            |algorithm: &str, value: &str| Digest::Multi { algorithm: algorithm.into(), value: value.into() };
+        for (algorithm, digits) in [("sha256", 64), ("sha384", 96), ("sha512", 128)] {
+            let value = "0f".repeat(digits / 2);
+            assert_eq!(shown(Some(algorithm), &value, Some(&md5)), multi(algorithm, &value));
+        }
+        // A site may choose any hash that Python has: MD5 is still there then.
+        for algorithm in ["sha3_512", "blake2b", "sha1", "SHA256", ""] {
+            assert_eq!(shown(Some(algorithm), &sha256, Some(&md5)), by_md5, "{algorithm}");
+            assert_eq!(shown(Some(algorithm), &sha256, None), Digest::None, "{algorithm}");
+        }
+        // So it is when the value cannot be one of its algorithm.
+        for value in ["", &sha256[2..], &sha256.to_uppercase(), &"zz".repeat(32)] {
+            assert_eq!(shown(Some("sha256"), value, Some(&md5)), by_md5, "{value}");
+        }
+        assert_eq!(shown(None, "", Some(&md5)), by_md5);
+        assert_eq!(shown(None, "", Some("0f")), Digest::None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use aws_lc_rs::digest;
 use md5::Digest as _;
 
 use crate::error::{Error, Result};
-use crate::units::{BlockIndex, BlockRange, ImageId};
+use crate::units::{BlockIndex, BlockRange, ImageId, hexadecimal};
 
 use super::disk::DiskImage;
 use super::disk::files::{BATCH_BLOCKS, Files, Wait};
@@ -181,10 +181,9 @@ impl Hasher {
 
     /// Lower-case hexadecimal.
     pub(super) fn finish(self) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
-            Self::Sha(_, context) => hex(context.finish().as_ref()),
-            Self::Md5(context) => hex(&context.finalize()),
+            Self::Sha(_, context) => hexadecimal(context.finish().as_ref()),
+            Self::Md5(context) => hexadecimal(&context.finalize()),
         }
     }
 }

@@ -77,7 +77,8 @@ pub struct HttpConfig {
     pub ca_cert: Option<PathBuf>,
     /// `OS_INSECURE`: do not check certificates.
     pub insecure: bool,
-    /// Transfers of image data open at once. Default 8.
+    /// Downloads of image data open at once (`source`), and as many uploads: they are counted apart, since
+    /// an upload may take hours and must not keep readers waiting. Default 8.
     pub max_connections: usize,
 }
 

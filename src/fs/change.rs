@@ -8,6 +8,7 @@ use tracing::info;
 use super::draft::Outcome;
 use super::names;
 use super::{ImageFs, Ino, Node};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Image};
 use crate::units::ImageId;
@@ -95,7 +96,7 @@ impl ImageFs {
                 }
                 file.end(Outcome::Abandoned);
                 let draft = file.draft();
-                super::write::blocking(move || {
+                blocking(move || {
                     draft.discard();
                     Ok(())
                 })

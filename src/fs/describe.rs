@@ -2,6 +2,7 @@
 
 use super::xattr::{self, LOCAL, LOCAL_NAMES, Record};
 use super::{ImageFs, Ino, Node, lock};
+use crate::blocking::blocking;
 use crate::cache::Verified;
 use crate::error::{Error, Kind, Result};
 use crate::fs::handle::Handle;
@@ -87,7 +88,7 @@ impl ImageFs {
     ) -> Result<T> {
         let identity = self.identity(image);
         let cache = self.layers.cache.clone();
-        super::write::blocking(move || Ok(ask(&cache, &identity))).await
+        blocking(move || Ok(ask(&cache, &identity))).await
     }
 
     fn last_error(&self, image: &Image) -> Option<String> {

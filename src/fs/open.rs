@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::attr::readable_size;
 use super::draft::{DraftHandle, Writer};
 use super::handle::Handle;
-use super::{HandleId, ImageFs, Ino, Node, ThreadGroup, write};
+use super::{HandleId, ImageFs, Ino, Node, ThreadGroup};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, Status};
 use crate::read::Reader;
@@ -63,7 +64,7 @@ impl ImageFs {
             let handle = DraftHandle { file: Arc::clone(&file), writer };
             let opened = Opened { handle: self.handles.insert(Handle::Draft(handle)), direct_io: true };
             if mode.write && mode.truncate {
-                write::blocking(move || file.draft().truncate(0)).await?;
+                blocking(move || file.draft().truncate(0)).await?;
             }
             return Ok(opened);
         }
@@ -97,7 +98,7 @@ impl ImageFs {
             Handle::Draft(open) => {
                 let draft = open.file.draft();
                 let spool = Arc::clone(&draft);
-                let read = write::blocking(move || spool.read(range)).await;
+                let read = blocking(move || spool.read(range)).await;
                 match draft.committed() {
                     // It became an image while it was open, and reads on as that.
                     Some(image) if read.is_err() && image.status == Status::Active => {

@@ -53,11 +53,12 @@ async fn renaming_a_reservation_that_is_open_renames_its_record() {
     files.fs.write(handle, 0, Bytes::from_static(b"data")).await.unwrap();
     files.fs.flush(handle, DONE, Nobody).await.unwrap();
     files.fs.release(handle).await;
-    let state = files.service.state();
-    let records: Vec<_> = state.records.values().map(|record| record["name"].as_str().unwrap()).collect();
-    assert_eq!(records, ["after"]);
-    assert_eq!(state.data.values().collect::<Vec<_>>(), [b"data"]);
-    drop(state);
+    {
+        let state = files.service.state();
+        let records: Vec<_> = state.records.values().map(|record| record["name"].as_str().unwrap()).collect();
+        assert_eq!(records, ["after"]);
+        assert_eq!(state.data.values().collect::<Vec<_>>(), [b"data"]);
+    }
     assert_eq!(files.lookup("after").await.unwrap().attr.ino, entry.attr.ino);
 }
 

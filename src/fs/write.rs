@@ -15,6 +15,7 @@ use super::{
     Attr, Closer, Entry, FRESH, FileKind, HandleId, ImageFs, Ino, Invalidation, Node, OpenMode, Opened,
     ThreadGroup, lock,
 };
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, Status};
 use crate::units::ImageId;
@@ -33,16 +34,6 @@ pub struct NewAttributes {
     pub gid: Option<u32>,
     /// utimensat(2) of mtime or atime.
     pub times: bool,
-}
-
-/// Runs a file operation that may block on the disk, off the runtime's workers.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::new(Kind::Interrupted, "the mount is shutting down").with_source(error)),
-    }
 }
 
 impl ImageFs {

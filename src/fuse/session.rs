@@ -32,7 +32,7 @@ const REQUEST_THREADS: usize = 2;
 /// sequential reader wait for 23 MB/s where a request takes 10 ms.
 const KERNEL_READ_AHEAD_KIB: u32 = 4096;
 
-/// How long `finish` lets the layers write out what has to survive.
+/// How long `finish` lets the cache write out what has to survive.
 const FINISH: Duration = Duration::from_secs(10);
 
 /// A mount that the kernel has accepted.
@@ -42,6 +42,7 @@ pub struct Session {
     _background: ManuallyDrop<BackgroundSession>,
     ended: Mutex<Receiver<()>>,
     has_ended: AtomicBool,
+    uploads: Uploads,
     cache: Cache,
     runtime: tokio::runtime::Handle,
 }
@@ -54,7 +55,7 @@ impl Session {
     /// Those of the login, the cache and spool folders, the first listing and mount(2).
     pub fn start(config: &Config, runtime: &tokio::runtime::Runtime) -> Result<Self> {
         let cache = Cache::open(&config.cache, runtime.handle().clone())?;
-        let (fs, catalog) = runtime.block_on(layers(config, cache.clone()))?;
+        let (fs, catalog, uploads) = runtime.block_on(layers(config, cache.clone()))?;
         let (ended_sender, ended) = channel();
         let listings = catalog.subscribe();
         let operations = fs.subscribe();
@@ -71,6 +72,7 @@ impl Session {
             _background: ManuallyDrop::new(background),
             ended: Mutex::new(ended),
             has_ended: AtomicBool::new(false),
+            uploads,
             cache,
             runtime: runtime.handle().clone(),
         })
@@ -94,26 +96,30 @@ impl Session {
         }
     }
 
-    /// After `wait`: writes out what has to survive, within bounds.
+    /// After `wait`: ends uploads that nobody waits for any more, then writes out what has to survive,
+    /// within bounds.
     pub fn finish(self) {
-        let done =
-            self.runtime.block_on(async { tokio::time::timeout(FINISH, self.cache.shut_down()).await });
+        let done = self.runtime.block_on(async {
+            // First: an image that is done by then goes to the cache.
+            self.uploads.shut_down().await;
+            tokio::time::timeout(FINISH, self.cache.shut_down()).await
+        });
         if done.is_err() {
             warn!("the cache took too long to write out its state: some blocks will be fetched again");
         }
     }
 }
 
-async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>)> {
+async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>, Uploads)> {
     let auth = Auth::connect(&config.auth, &config.http).await?;
     let service: Arc<dyn ImageService> = Arc::new(Glance::new(auth, &config.http)?);
     let saved_at = cache.catalog_file(service.cloud_key(), service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::new(service.clone(), &config.http);
-    let uploads = Uploads::open(&config.spool, service.clone(), cache.clone())?;
+    let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?;
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
-    let layers = Layers { service, catalog: Arc::clone(&catalog), cache, sources, uploads };
-    Ok((ImageFs::new(layers, config.access.clone()), catalog))
+    let layers = Layers { service, catalog: Arc::clone(&catalog), cache, sources, uploads: uploads.clone() };
+    Ok((ImageFs::new(layers, config.access.clone()), catalog, uploads))
 }
 
 /// Adds what to do to the failure of the first listing.

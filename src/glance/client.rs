@@ -50,10 +50,8 @@ pub(super) struct Inner {
     cloud_key: String,
     /// Of a whole metadata request with its retries; of a transfer's progress.
     pub timeout: Duration,
-    /// Downloads at once.
-    pub downloads: Arc<Semaphore>,
-    /// Uploads at once: counted apart, since one may take hours and must not keep readers waiting.
-    pub uploads: Arc<Semaphore>,
+    /// Uploads at once. Downloads are bounded by `source`, which knows for which of them somebody waits.
+    pub uploads: Semaphore,
 }
 
 /// A request that may be sent several times.
@@ -135,7 +133,6 @@ impl Glance {
         let metadata = build(auth.client_builder()?)?;
         // Parallel ranges must be parallel TCP connections, not streams of one.
         let data = build(auth.client_builder()?.http1_only().pool_max_idle_per_host(config.max_connections))?;
-        let transfers = config.max_connections.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             inner: Arc::new(Inner {
                 servers: Servers::new(auth.endpoints()),
@@ -144,8 +141,7 @@ impl Glance {
                 metadata,
                 data,
                 timeout: config.timeout,
-                downloads: Arc::new(Semaphore::new(transfers)),
-                uploads: Arc::new(Semaphore::new(transfers)),
+                uploads: Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)),
             }),
         })
     }

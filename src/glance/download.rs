@@ -10,7 +10,6 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap};
 use reqwest::{Method, Response, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::client::{Glance, Request, Wants};
@@ -35,7 +34,7 @@ impl Glance {
     ///
     /// Status, `Content-Range` and lengths are checked; a body that ends early is an `Integrity`
     /// or `Unreachable` error of the stream, never a short end. A stream that gives no byte for the
-    /// configured timeout ends with `TimedOut`. It counts against `max_connections` until it is dropped.
+    /// configured timeout ends with `TimedOut`. How many run at once is up to the caller.
     ///
     /// # Errors
     /// `RangeUnsupported` when the store cannot serve ranges, `Integrity` when the server has no data of the image or
@@ -50,12 +49,6 @@ impl Glance {
         if wanted.is_empty() {
             return Ok(Download { range: wanted, chunks: stream::empty().boxed() });
         }
-        let inner = &self.inner;
-        let permit = timeout(inner.timeout, inner.downloads.clone().acquire_owned())
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .ok_or_else(|| wrong(Kind::TimedOut, "all connections for image data are busy"))?;
         let path = format!("{}/file", path(id));
         let mut request = Request::new(Operation::Download, Method::GET, &path, &subject);
         request.wants = Wants::Data(range);
@@ -70,7 +63,6 @@ impl Glance {
             missing: wanted.len(),
             exact_end,
             subject,
-            _permit: permit,
         };
         Ok(Download { range: wanted, chunks: stream::unfold(Some(body), Body::next).boxed() })
     }
@@ -133,7 +125,6 @@ struct Body {
     missing: u64,
     exact_end: bool,
     subject: String,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Body {

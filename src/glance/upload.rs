@@ -4,7 +4,8 @@
 //! - An early refusal (409, 413, ...) comes while we still send, and Glance then closes the connection. The answer is
 //!   only seen by one who looks before sending on, so [`Paced`] makes the HTTP client look between any two pieces. What
 //!   is lost all the same is found by a second try, which waits for a refusal before it sends any data.
-//! - The deadline is on progress: bytes must move, and after the last one Glance has [`FINISH_WAIT`].
+//! - The deadline is on progress: bytes must move, and after the last one Glance has [`FINISH_WAIT`] while it keeps the
+//!   connection. A pause and a try that fails at once count as no progress.
 //! - When an answer is lost, the record tells what became of the upload.
 
 use std::io;
@@ -19,9 +20,8 @@ use futures_util::Stream;
 use futures_util::stream::BoxStream;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Method, StatusCode};
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::{Instant, Sleep, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use url::Url;
 
 use super::client::{Exchange, Glance, host, read_body, transport_error};
 use super::error::{Operation, answered, failed};
@@ -36,7 +36,7 @@ use crate::units::ImageId;
 const PIECE: usize = 64 * 1024;
 
 /// After the last byte the store finishes: Swift writes manifests, S3 joins parts, RBD flattens. A file store needs
-/// 0.1 s; ten minutes are for the slow ones, and nothing else tells a slow one from a dead one.
+/// 0.1 s; ten minutes are for the slow ones, as long as the connection holds.
 const FINISH_WAIT: Duration = Duration::from_secs(600);
 
 /// How long an early answer's text may take once its head is here.
@@ -63,9 +63,9 @@ enum Outcome {
 impl Glance {
     /// Uploads `size` bytes. `open` is called for each attempt with nothing sent yet; the stream must give exactly `size` bytes.
     ///
-    /// Tried again from the start (three times at most) when the server did not get it and the record is back in
-    /// `queued`; an upload whose answer was lost but which the record shows as active with `size` bytes is done. The
-    /// caller compares the hash.
+    /// Tried again from the start (three times at most) when the connection broke and the record is back in `queued`;
+    /// an upload whose answer was lost but which the record shows as active with `size` bytes is done. The caller
+    /// compares the hash.
     ///
     /// Waits for its turn when `max_connections` uploads are running.
     ///
@@ -90,11 +90,12 @@ impl Glance {
             .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
         let mut backoff = Backoff::default();
         let (mut tries, mut renewed) = (0, false);
+        let mut moved_at = Instant::now();
         loop {
             let credential = self.inner.auth.credential().await?;
-            let patience = if tries == 0 { Duration::ZERO } else { PATIENCE };
+            let patience = if tries == 0 { Duration::ZERO } else { PATIENCE.min(self.inner.timeout / 4) };
             let data = Data { size, stream: open(), patience };
-            let error = match self.put(id, &subject, data, &credential).await {
+            let error = match self.put(id, &subject, data, &credential, &mut moved_at).await {
                 Outcome::Done => return Ok(()),
                 Outcome::Failed(error) => return Err(error),
                 Outcome::Conflict(error) if tries == 0 => return Err(error),
@@ -115,16 +116,24 @@ impl Glance {
                 }
             };
             tries += 1;
-            if tries > RETRIES {
+            let pause = backoff.pause();
+            if tries > RETRIES || moved_at.elapsed() + pause >= self.inner.timeout {
                 return Err(error);
             }
             tracing::warn!(%error, "uploading again from the start");
-            tokio::time::sleep(backoff.pause()).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// One try.
-    async fn put(&self, id: &ImageId, subject: &str, data: Data, credential: &Credential) -> Outcome {
+    /// One try; `moved_at` is when a byte moved last, in this try or before.
+    async fn put(
+        &self,
+        id: &ImageId,
+        subject: &str,
+        data: Data,
+        credential: &Credential,
+        moved_at: &mut Instant,
+    ) -> Outcome {
         let size = data.size;
         let (server, base) = self.inner.servers.pick();
         let progress = Arc::new(Progress::default());
@@ -147,7 +156,7 @@ impl Glance {
             .header("x-openstack-image-size", size)
             .body(body)
             .send();
-        let answer = self.watch(sending, size, &progress, subject, base).await;
+        let answer = self.watch(sending, size, &progress, moved_at).await;
         if let Some(error) = progress.local_error() {
             return Outcome::Failed(Error::io(format!("uploading {subject}: reading the data"), error));
         }
@@ -160,9 +169,12 @@ impl Glance {
                 let error = transport_error(Operation::Upload, subject, base, error);
                 return if unsent { Outcome::Unsent(error) } else { Outcome::Unknown(error) };
             }
-            Err(error) => {
+            Err(Stalled { taken, after }) => {
                 self.inner.servers.failed(server);
-                return Outcome::Unknown(error);
+                let (host, after) = (host(base), after.as_secs());
+                let what =
+                    format!("{taken} of {size} bytes are sent, and {host} has been silent for {after} s");
+                return Outcome::Failed(failed(Operation::Upload, subject, Kind::TimedOut, &what));
             }
         };
         exchange.log(&response);
@@ -190,12 +202,11 @@ impl Glance {
         sending: impl Future<Output = T>,
         size: u64,
         progress: &Progress,
-        subject: &str,
-        base: &Url,
-    ) -> Result<T> {
+        moved_at: &mut Instant,
+    ) -> Result<T, Stalled> {
         let mut sending = std::pin::pin!(sending);
         let stall = self.inner.timeout;
-        let (mut seen, mut moved_at) = (0, Instant::now());
+        let mut seen = 0;
         let mut look =
             tokio::time::interval((stall / 8).clamp(Duration::from_millis(10), Duration::from_secs(1)));
         loop {
@@ -206,45 +217,48 @@ impl Glance {
             }
             let taken = progress.taken();
             if taken != seen {
-                (seen, moved_at) = (taken, Instant::now());
+                (seen, *moved_at) = (taken, Instant::now());
             }
-            let limit = if taken == size { FINISH_WAIT.max(stall) } else { stall };
-            if moved_at.elapsed() > limit {
-                let what = format!(
-                    "{taken} of {size} bytes are sent, and {} has been silent for {} s",
-                    host(base),
-                    limit.as_secs()
-                );
-                return Err(failed(Operation::Upload, subject, Kind::TimedOut, &what));
+            // Without data there is nothing to finish.
+            let after = if taken == size && size > 0 { FINISH_WAIT.max(stall) } else { stall };
+            if moved_at.elapsed() > after {
+                return Err(Stalled { taken, after });
             }
         }
     }
 
     /// Asks the record what became of an upload that ended with `error`: `None`, it is done; `Some`, it may be tried again.
     ///
-    /// Glance needs a moment to see a broken connection, and a store that is still finishing may need minutes.
+    /// Glance needs a moment to see a broken connection, and a store may be finishing meanwhile.
     async fn settle(&self, id: &ImageId, size: u64, error: Error) -> Result<Option<Error>> {
-        let deadline = Instant::now() + FINISH_WAIT.max(self.inner.timeout);
+        let deadline = Instant::now() + self.inner.timeout;
         let mut backoff = Backoff::default();
         loop {
-            let image = match self.show(id).await {
-                Ok(image) => image,
-                Err(gone) if gone.kind() == Kind::NotFound => return Err(gone),
+            let image = match timeout_at(deadline, self.show(id)).await {
+                Ok(Ok(image)) => image,
+                Ok(Err(gone)) if gone.kind() == Kind::NotFound => return Err(gone),
                 // What happened first says more than that the server is still away.
-                Err(_) => return Err(error),
+                Ok(Err(_)) | Err(_) => return Err(error),
             };
+            let pause = backoff.pause();
             match image.status {
                 Status::Active if image.size == Some(size) => return Ok(None),
                 Status::Queued => return Ok(Some(error)),
-                Status::Saving if Instant::now() < deadline => {}
+                Status::Saving if Instant::now() + pause < deadline => {}
                 status => {
                     let what = format!("the answer was lost, and the image is {}", status.as_str());
                     return Err(failed(Operation::Upload, &subject(id), Kind::Busy, &what).with_source(error));
                 }
             }
-            tokio::time::sleep(backoff.pause()).await;
+            tokio::time::sleep(pause).await;
         }
     }
+}
+
+/// No byte has moved for too long.
+struct Stalled {
+    taken: u64,
+    after: Duration,
 }
 
 /// What one try sends.

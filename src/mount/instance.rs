@@ -23,6 +23,7 @@ use tracing::info;
 use super::mountinfo;
 use crate::config::{Environment, paths};
 use crate::error::{Error, Kind, Result};
+use crate::units::hexadecimal;
 
 /// How long to wait for a predecessor that has unmounted and is writing out its state.
 const PREDECESSOR: Duration = Duration::from_secs(20);
@@ -166,8 +167,7 @@ fn holder_of(file: &File) -> io::Result<Option<Holder>> {
 fn file_name(mountpoint: &Path) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, mountpoint.as_os_str().as_bytes());
     // 64 bits: two mount points of one host will not meet.
-    let short: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{short}.lock")
+    format!("{}.lock", hexadecimal(&digest.as_ref()[..8]))
 }
 
 /// The first place that exists or can be made, with our own folder in it.

@@ -1,7 +1,6 @@
 //! Readers over a real cache: right bytes in any order, few requests in sequence.
 
 use std::path::Path;
-use std::time::Instant;
 
 use tokio::runtime::Handle;
 
@@ -96,51 +95,4 @@ async fn reading_again_what_is_cached_fetches_nothing() {
         assert_eq!(read(&reader, cached).await, pattern(1, cached));
     }
     assert_eq!(source.asked(), [cached]);
-}
-
-/// Prints how fast a cold sequential read is with a source that costs nothing; asserts nothing about it.
-/// `cargo test --release --lib -- --ignored --nocapture a_cold_sequential_read`
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn a_cold_sequential_read_of_1_gib() {
-    for memory_only in [false, true] {
-        let dir = tempfile::tempdir().unwrap();
-        let size = 1 << 30;
-        let floor = if memory_only { 100 } else { 0 };
-        let config = CacheConfig {
-            memory_limit: 256 * MIB,
-            size: 4 << 30,
-            free_floor_percent: floor,
-            ..config(dir.path())
-        };
-        let cache = Cache::open(&config, Handle::current()).unwrap();
-        let source = FakeSource::zeros(size);
-        let image = cache.image(&unhashed(1, size), source.clone());
-        let reader = Reader::new(Arc::clone(&image), size);
-        for round in ["cold", "again"] {
-            let start = Instant::now();
-            let mut waited = 0;
-            for at in 0..size / (128 * 1024) {
-                let range = ByteRange::at(at * 128 * 1024, 128 * 1024);
-                if reader.try_read(range).is_none() {
-                    waited += 1;
-                    assert_eq!(reader.read(range).await.unwrap().len(), 128 * 1024);
-                }
-            }
-            let took = start.elapsed();
-            println!(
-                "memory_only={memory_only} {round}: {:.0} MB/s, {waited} of 8192 reads waited, {} requests, {:?}",
-                size as f64 / 1e6 / took.as_secs_f64(),
-                source.asked().len(),
-                cache.counters().all(),
-            );
-        }
-        let start = Instant::now();
-        cache.shut_down().await;
-        println!(
-            "then {:?} until all was written; on disk {} MiB",
-            start.elapsed(),
-            image.cached_bytes() / MIB
-        );
-    }
 }

@@ -1,4 +1,6 @@
-//! How many transfers are open at once over the whole mount, with some kept for those who wait.
+//! How many downloads are open at once over the whole mount, with some kept for those who wait.
+//!
+//! The one place that bounds them: only here it is known whether somebody waits.
 
 use std::sync::Arc;
 use std::time::Duration;

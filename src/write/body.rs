@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
-use crate::units::ByteRange;
+use crate::units::{ByteRange, hexadecimal};
 
 /// Bytes read, hashed and sent at a time: large enough that a chunk's hand-over costs nothing
 /// beside its hashing (about 3 ms).
@@ -140,15 +140,6 @@ fn chunks(spool: &Spool, size: u64) -> impl Iterator<Item = Result<Bytes>> {
             return Err(Error::new(Kind::Integrity, message));
         }
         Ok(chunk)
-    })
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::draft::{Inner, Phase};
+use super::allowance::Allowance;
+use super::draft::{Inner, Phase, stopped};
 use super::journal::{Durability, Journal, JournalFile, Step};
 use super::spool::Spool;
-use super::upload::{Upload, blocking};
+use super::upload::Upload;
+use crate::blocking::blocking;
 use crate::cache::ContentIdentity;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Image};
@@ -49,10 +51,9 @@ pub(super) struct Running {
 }
 
 impl Commit {
-    /// One that is about to run.
-    pub(super) fn begin() -> (Self, Running) {
+    /// One that is about to run, until `cancel` ends it.
+    pub(super) fn begin(cancel: CancellationToken) -> (Self, Running) {
         let (told, outcome) = watch::channel(None);
-        let cancel = CancellationToken::new();
         (Self { outcome, cancel: cancel.clone() }, Running { outcome: told, cancel })
     }
 
@@ -69,7 +70,6 @@ impl Commit {
 
     /// Its outcome; any number of callers may wait.
     pub(super) async fn wait(mut self) -> Result<Image> {
-        let stopped = || Error::new(Kind::Interrupted, "glancefs is shutting down");
         let outcome = self.outcome.wait_for(Option::is_some).await.map_err(|_| stopped())?;
         match outcome.as_deref() {
             Some(Ok(image)) => Ok(image.clone()),
@@ -126,6 +126,7 @@ async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: Cancellat
         cancel,
         journal: state.journal.clone(),
         journal_file: draft.journal_file.clone(),
+        allowance: Allowance::new(draft.shared.pace.timeout),
     })
 }
 

@@ -309,10 +309,14 @@ impl Draft {
             _ => {}
         }
         let Some(spool) = state.spool.clone() else { return Err(closed()) };
-        let (commit, running) = Commit::begin();
+        let shared = &self.inner.shared;
+        if shared.stop.is_cancelled() {
+            return Err(stopped());
+        }
+        let (commit, running) = Commit::begin(shared.stop.child_token());
         state.phase = Phase::Committing(commit.clone());
         drop(state);
-        tokio::spawn(running.run(self.inner.clone(), goal, spool));
+        shared.commits.spawn(running.run(self.inner.clone(), goal, spool));
         Ok(commit)
     }
 }
@@ -414,6 +418,11 @@ impl Inner {
         };
         tokio::time::timeout(QUIET_PATIENCE, waiting).await.is_ok()
     }
+}
+
+/// Why no upload goes on at unmount.
+pub(super) fn stopped() -> Error {
+    Error::new(Kind::Interrupted, "the mount was stopped")
 }
 
 fn closed() -> Error {

@@ -17,7 +17,10 @@ use crate::cache::ContentIdentity;
 use crate::config::SpoolConfig;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Cloud, Image, MultiHash, NewImage, OpenBody, Records, Status};
-use crate::units::ImageId;
+use crate::units::{ImageId, hexadecimal};
+
+/// What `--timeout` is for these uploads.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the next requests meet, instead of plain success.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +41,8 @@ pub(super) enum Fault {
     Linger(u32),
     /// PUT never answers.
     Hang,
+    /// PUT fails, and from then on nothing is answered.
+    Die,
     /// DELETE fails.
     KeepRecord,
 }
@@ -51,6 +56,8 @@ pub(super) struct State {
     pub(super) faults: VecDeque<Fault>,
     pub(super) delete_faults: VecDeque<Fault>,
     pub(super) adopted: Vec<(ContentIdentity, Vec<u8>)>,
+    /// No request is ever answered.
+    pub(super) silent: bool,
     /// `os_hash_algo` of the site.
     pub(super) algorithm: Option<&'static str>,
     lingering: u32,
@@ -85,10 +92,6 @@ fn record(id: &ImageId, name: &str) -> Image {
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn fail<T>(kind: Kind) -> Result<T> {
     Err(Error::new(kind, "as told"))
 }
@@ -114,11 +117,7 @@ impl FakeGlance {
     }
 
     pub(super) fn uploads_with(&self, dir: &Path, size: Option<u64>) -> Uploads {
-        let pace = Pace {
-            retry: Duration::from_millis(1),
-            poll: Duration::from_millis(1),
-            patience: Duration::from_secs(5),
-        };
+        let pace = Pace { retry: Duration::from_millis(1), poll: Duration::from_millis(1), timeout: TIMEOUT };
         let config = SpoolConfig { dir: dir.to_owned(), size };
         Uploads::with(&config, Arc::new(self.clone()), Arc::new(self.clone()), pace).unwrap()
     }
@@ -128,6 +127,13 @@ impl FakeGlance {
         let state = self.state();
         assert_eq!(state.images.len(), 1, "{:?}", state.log);
         state.images.values().next().unwrap().clone()
+    }
+
+    /// Ends at once, or never.
+    async fn answers(&self) {
+        if self.state().silent {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// A fault for POST is at the front of the queue.
@@ -153,6 +159,10 @@ impl FakeGlance {
             // The body is begun, so that its reader is there too.
             let _body = open().next().await;
             std::future::pending::<()>().await;
+        }
+        if let Some(Fault::Die) = fault {
+            self.state().silent = true;
+            return fail(Kind::Unreachable);
         }
         let mut body = open();
         let mut bytes = Vec::new();
@@ -213,9 +223,10 @@ impl Cloud for FakeGlance {
 impl Records for FakeGlance {
     fn create<'a>(&'a self, new: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
         Box::pin(async move {
+            self.state().log.push(format!("POST {}", new.id));
+            self.answers().await;
             let fault = self.create_fault();
             let mut state = self.state();
-            state.log.push(format!("POST {}", new.id));
             if let Some(Fault::RefuseCreate(kind)) = fault {
                 return fail(kind);
             }
@@ -240,6 +251,7 @@ impl Records for FakeGlance {
 
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
         Box::pin(async move {
+            self.answers().await;
             let mut state = self.state();
             let lingers = state.lingering > 0;
             state.lingering = state.lingering.saturating_sub(1);
@@ -254,8 +266,9 @@ impl Records for FakeGlance {
 
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
         Box::pin(async move {
+            self.state().log.push(format!("PATCH {id}"));
+            self.answers().await;
             let mut state = self.state();
-            state.log.push(format!("PATCH {id}"));
             let Some((image, _)) = state.images.get_mut(id) else { return fail(Kind::NotFound) };
             for change in changes {
                 let Change::Set { key, value } = change else { return fail(Kind::NotSupported) };
@@ -274,8 +287,9 @@ impl Records for FakeGlance {
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
+            self.state().log.push(format!("DELETE {id}"));
+            self.answers().await;
             let mut state = self.state();
-            state.log.push(format!("DELETE {id}"));
             if state.delete_faults.pop_front().is_some() {
                 return fail(Kind::Unreachable);
             }

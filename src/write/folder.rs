@@ -4,9 +4,9 @@
 //! somebody else's and is neither read, changed nor removed.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,10 @@ use uuid::Uuid;
 
 use crate::config::SpoolConfig;
 use crate::error::{Error, Kind, Result};
+use crate::private_folder::Purpose;
 use crate::units::ByteSize;
+
+const PURPOSE: Purpose = Purpose { name: "spool", option: "--spool-dir", subfolders: &[] };
 
 /// The extension of a journal that is being written; see `Journal::store`.
 pub(super) const JOURNAL_TMP: &str = "json.tmp";
@@ -81,18 +84,10 @@ impl Folder {
     /// Opens the folder, made or tightened to mode 0700.
     ///
     /// # Errors
-    /// `Config` when it belongs to another user, or is evidently used for other things.
+    /// Those of [`Purpose::open`].
     pub(super) fn open(config: &SpoolConfig) -> Result<Self> {
         let path = config.dir.clone();
-        let told = |what: &str| format!("{what} the spool folder {}", path.display());
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| Error::io(told("making"), error).with_kind(Kind::Config))?;
-        let handle = File::open(&path).map_err(|error| Error::io(told("opening"), error))?;
-        let metadata = handle.metadata().map_err(|error| Error::io(told("reading"), error))?;
-        check_private(&path, &handle, &metadata)?;
+        let handle = File::from(PURPOSE.open(&path)?);
         let folder = Self { path, handle, limit: config.size, usage: Mutex::default() };
         folder.usage().scanned = folder.scan();
         Ok(folder)
@@ -208,37 +203,6 @@ impl Drop for Grant<'_> {
     }
 }
 
-/// Makes the folder private, or says why that is not ours to do.
-fn check_private(path: &Path, handle: &File, metadata: &Metadata) -> Result<()> {
-    const CURE: &str = "name a folder of its own with --spool-dir";
-    let refused = |why: String| {
-        Err(Error::new(Kind::Config, format!("the spool folder {} {why}: {CURE}", path.display())))
-    };
-    if !metadata.is_dir() {
-        return refused("is not a folder".into());
-    }
-    let (owner, we) = (metadata.uid(), rustix::process::geteuid().as_raw());
-    if owner != we {
-        return refused(format!("belongs to user {owner} and this is user {we}"));
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    // A slip such as `--spool-dir /tmp` or `--spool-dir /var` by root must not lock everybody out
-    // of that folder: folders with the sticky bit, or that hold folders, are not spools.
-    if mode & 0o1000 != 0 {
-        return refused(format!("has mode {mode:04o}, so others use it"));
-    }
-    let entries = fs::read_dir(path).map_err(|error| Error::io("reading the spool folder", error))?;
-    if entries.flatten().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        return refused(format!("has mode {mode:04o} and holds other folders"));
-    }
-    handle
-        .set_permissions(Permissions::from_mode(0o700))
-        .map_err(|error| Error::io(format!("making {} private (0700)", path.display()), error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,60 +211,13 @@ mod tests {
         SpoolConfig { dir: dir.to_owned(), size }
     }
 
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().mode() & 0o7777
-    }
-
-    fn chmod(path: &Path, mode: u32) {
-        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-    }
-
     #[test]
-    fn a_new_folder_is_private_with_its_parents() {
+    fn foreign_files_are_no_drafts() {
         let base = tempfile::tempdir().unwrap();
-        let dir = base.path().join("a/b");
-        Folder::open(&config(&dir, None)).unwrap();
-        assert_eq!(mode(&dir), 0o700);
-    }
-
-    #[test]
-    fn a_wider_folder_of_ours_is_tightened_and_foreign_files_stay() {
-        let base = tempfile::tempdir().unwrap();
-        chmod(base.path(), 0o755);
-        let foreign = base.path().join("notes.data");
-        fs::write(&foreign, "mine").unwrap();
-        chmod(&foreign, 0o644);
+        fs::write(base.path().join("notes.data"), "mine").unwrap();
         let folder = Folder::open(&config(base.path(), None)).unwrap();
-        assert_eq!(mode(base.path()), 0o700);
-        assert_eq!(mode(&foreign), 0o644);
         assert_eq!(folder.drafts().unwrap(), []);
         assert_eq!(folder.scan(), 0);
-    }
-
-    #[test]
-    fn a_folder_that_others_use_is_refused_and_left_as_it_is() {
-        let base = tempfile::tempdir().unwrap();
-        chmod(base.path(), 0o1777);
-        let error = Folder::open(&config(base.path(), None)).unwrap_err();
-        assert_eq!(error.kind(), Kind::Config);
-        assert!(error.to_string().contains("--spool-dir"), "{error}");
-        assert_eq!(mode(base.path()), 0o1777);
-
-        chmod(base.path(), 0o755);
-        fs::create_dir(base.path().join("lib")).unwrap();
-        assert_eq!(Folder::open(&config(base.path(), None)).unwrap_err().kind(), Kind::Config);
-        assert_eq!(mode(base.path()), 0o755);
-    }
-
-    #[test]
-    fn a_folder_of_another_user_is_refused() {
-        let base = tempfile::tempdir().unwrap();
-        if std::os::unix::fs::chown(base.path(), Some(4711), None).is_err() {
-            return; // Only root can give a folder away.
-        }
-        let error = Folder::open(&config(base.path(), None)).unwrap_err();
-        assert_eq!(error.kind(), Kind::Config);
-        assert!(error.to_string().contains("user 4711"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!         ├── Journal  name, id, step, failure: one JSON file    (journal.rs)
 //!         └── Commit   from a quiet draft to an image            (commit.rs)
 //!               ├── Upload  create, PUT, verify, take back       (upload.rs)
+//!               ├── Allowance how long all of it may take    (allowance.rs)
 //!               ├── Body    read ahead, hash, count              (body.rs)
 //!               ├── sniff   content to disk_format               (sniff.rs, carry.rs)
 //!               └── Records, Keeper: Glance and the cache        (keeper.rs)
@@ -14,6 +15,7 @@
 //! failed cannot be committed, a failed upload takes its record back and keeps the spool, and what
 //! a crash leaves is told by [`Uploads::leftovers`].
 
+mod allowance;
 mod body;
 mod carry;
 mod commit;
@@ -23,8 +25,6 @@ mod fake;
 mod folder;
 mod journal;
 mod keeper;
-#[cfg(test)]
-mod real_tests;
 mod recover;
 mod sniff;
 mod spool;
@@ -34,6 +34,11 @@ mod upload;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
 use crate::config::SpoolConfig;
@@ -46,6 +51,13 @@ pub use draft::Draft;
 use folder::Folder;
 use keeper::Keeper;
 use upload::Pace;
+
+/// How long [`Uploads::shut_down`] waits for uploads: whoever stops a mount waits too, and
+/// systemd kills after 90 s what does not end.
+const FINISH: Duration = Duration::from_secs(10);
+
+/// And how long for those that were given up to delete their records.
+const TAKE_BACK: Duration = Duration::from_secs(5);
 
 /// What an upload is for.
 #[derive(Debug, Clone)]
@@ -73,17 +85,27 @@ struct Shared {
     records: Arc<dyn Records>,
     keeper: Arc<dyn Keeper>,
     pace: Pace,
+    /// The commits under way.
+    commits: TaskTracker,
+    /// No upload goes on, and none begins.
+    stop: CancellationToken,
 }
 
 impl Uploads {
     /// Opens or creates the spool folder (0700; tightened when ours, refused when not).
     ///
     /// Blocks on the disk: drafts of dead processes that never had a byte are removed here.
+    /// `timeout` (of the HTTP client) bounds how long an upload waits for a server that does nothing.
     ///
     /// # Errors
     /// `Config` when the folder belongs to another user or is used for other things, `Io`.
-    pub fn open(config: &SpoolConfig, records: Arc<dyn Records>, cache: Cache) -> Result<Self> {
-        Self::with(config, records, Arc::new(cache), Pace::default())
+    pub fn open(
+        config: &SpoolConfig,
+        timeout: Duration,
+        records: Arc<dyn Records>,
+        cache: Cache,
+    ) -> Result<Self> {
+        Self::with(config, records, Arc::new(cache), Pace::with_timeout(timeout))
     }
 
     fn with(
@@ -96,7 +118,8 @@ impl Uploads {
         for line in recover::leftovers(&folder) {
             tracing::warn!("{line}");
         }
-        Ok(Self { shared: Arc::new(Shared { folder, records, keeper, pace }) })
+        let (commits, stop) = (TaskTracker::new(), CancellationToken::new());
+        Ok(Self { shared: Arc::new(Shared { folder, records, keeper, pace, commits, stop }) })
     }
 
     /// A new, empty draft with a spool file of its own. Blocks on the disk.
@@ -111,6 +134,19 @@ impl Uploads {
     /// `.glancefs/errors`: at most 100, oldest first. Reads the folder, so it blocks on the disk.
     pub fn leftovers(&self) -> Vec<String> {
         recover::leftovers(&self.shared.folder)
+    }
+
+    /// For unmount: uploads under way get 10 s to end. Those that need longer are given up with the
+    /// reason "the mount was stopped", so that their bytes are kept and their records deleted, which
+    /// may take 5 s more. Afterwards none can begin.
+    pub async fn shut_down(&self) {
+        let Shared { commits, stop, .. } = &*self.shared;
+        commits.close();
+        let ended = timeout(FINISH, commits.wait()).await.is_ok();
+        stop.cancel();
+        if !ended && timeout(TAKE_BACK, commits.wait()).await.is_err() {
+            tracing::warn!("uploads were cut off: their records may still be in Glance");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fake::{FakeGlance, Fault, files, image, intent};
+use super::fake::{FakeGlance, Fault, TIMEOUT, files, image, intent};
 use super::*;
 use crate::cache::Digest;
 use crate::error::Kind;
@@ -249,14 +249,14 @@ async fn a_413_keeps_a_reservation() {
 #[tokio::test]
 async fn a_broken_transfer_is_tried_again_on_a_fresh_id() {
     let rig = rig();
-    rig.glance.will(&[Fault::BreakBody(1, Kind::Unreachable), Fault::LoseCreated]);
+    rig.glance.will(&[Fault::BreakBody(1, Kind::Unreachable)]);
     let draft = rig.draft(b"data");
     let first = draft.image_id();
     let image = draft.commit().await.unwrap();
     assert_ne!(image.id, first);
     assert_eq!(draft.image_id(), image.id);
     assert_eq!(rig.glance.only_image().1, b"data"[..]);
-    assert_eq!((rig.requests("POST"), rig.requests("DELETE")), (3, 2));
+    assert_eq!((rig.requests("POST"), rig.requests("DELETE")), (2, 1));
 }
 
 #[tokio::test]
@@ -277,6 +277,52 @@ async fn tries_are_bounded() {
     assert_eq!(draft.commit().await.unwrap_err().kind(), Kind::Unreachable);
     assert_eq!(rig.requests("PUT"), 3);
     assert!(rig.glance.state().images.is_empty());
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_created_is_not_tried_again() {
+    let rig = rig();
+    for fault in [Fault::RefuseCreate(Kind::Unreachable), Fault::LoseCreated] {
+        rig.glance.will(&[fault]);
+        assert!(rig.draft(b"data").commit().await.unwrap_err().kind().is_transient());
+    }
+    assert_eq!((rig.requests("POST"), rig.requests("PUT"), rig.requests("DELETE")), (2, 0, 2));
+    assert!(rig.glance.state().images.is_empty(), "that it may be there all the same is heeded");
+}
+
+#[tokio::test]
+async fn data_that_stopped_moving_are_not_sent_again() {
+    let rig = rig();
+    rig.glance.will(&[Fault::BreakBody(1, Kind::TimedOut)]);
+    assert_eq!(rig.draft(b"data").commit().await.unwrap_err().kind(), Kind::TimedOut);
+    assert_eq!((rig.requests("PUT"), rig.requests("DELETE")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_waited_for_twice_the_timeout() {
+    for reserved in [false, true] {
+        let rig = rig();
+        let draft = match reserved {
+            true => rig.draft_of(rig.reservation(), b"data"),
+            false => rig.draft(b"data"),
+        };
+        rig.glance.state().silent = true;
+        let begun = tokio::time::Instant::now();
+        assert_eq!(draft.commit().await.unwrap_err().kind(), Kind::TimedOut);
+        // For asking, and for taking back what may have come to be.
+        let waits = if reserved { 1 } else { 2 };
+        assert_eq!(begun.elapsed().as_secs(), waits * TIMEOUT.as_secs());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_dies_during_the_data_is_waited_for_twice_the_timeout() {
+    let rig = rig();
+    rig.glance.will(&[Fault::Die]);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(rig.draft(b"data").commit().await.unwrap_err().kind(), Kind::Unreachable);
+    assert_eq!(begun.elapsed().as_secs(), 2 * TIMEOUT.as_secs());
+    assert_eq!(rig.requests("PUT"), 1);
 }
 
 #[tokio::test]
@@ -384,6 +430,68 @@ async fn a_discarded_upload_leaves_nothing_anywhere() {
     assert!(tokio::time::timeout(Duration::from_secs(60), committing).await.unwrap().unwrap().is_err());
     assert!(rig.glance.state().images.is_empty());
     assert_eq!(rig.files(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_soon_ends_is_waited_for_at_unmount() {
+    let rig = rig();
+    // 4.5 s of looks.
+    rig.glance.will(&[Fault::Linger(4500)]);
+    let draft = rig.draft(b"data");
+    let committing = tokio::spawn({
+        let draft = draft.clone();
+        async move { draft.commit().await }
+    });
+    while rig.requests("PUT") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    rig.uploads.shut_down().await;
+    assert!(draft.committed().is_some());
+    assert!(committing.await.unwrap().is_ok());
+    let late = rig.draft(b"late").commit().await.unwrap_err();
+    assert_eq!((late.kind(), late.to_string().as_str()), (Kind::Interrupted, "the mount was stopped"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_takes_long_is_given_up_at_unmount() {
+    let rig = rig();
+    rig.glance.will(&[Fault::Hang]);
+    let draft = rig.draft(&qcow2());
+    let committing = tokio::spawn({
+        let draft = draft.clone();
+        async move { draft.commit().await }
+    });
+    while rig.requests("PUT") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let begun = tokio::time::Instant::now();
+    rig.uploads.shut_down().await;
+    assert_eq!(begun.elapsed().as_secs(), 10);
+    assert_eq!(committing.await.unwrap().unwrap_err().kind(), Kind::Interrupted);
+    assert!(rig.glance.state().images.is_empty(), "its record is deleted");
+    drop(draft);
+    let leftovers = rig.uploads.leftovers();
+    assert_eq!(leftovers.len(), 1);
+    assert!(leftovers[0].contains("(the mount was stopped)"), "{leftovers:?}");
+    assert!(leftovers[0].contains("3145728 bytes"), "{leftovers:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unmount_does_not_wait_for_a_silent_server() {
+    let mut rig = rig();
+    let spool = SpoolConfig { dir: rig.dir.path().into(), size: None };
+    let glance = Arc::new(rig.glance.clone());
+    rig.uploads =
+        Uploads::with(&spool, glance.clone(), glance, Pace::with_timeout(Duration::from_secs(60))).unwrap();
+    rig.glance.state().silent = true;
+    let draft = rig.draft(b"data");
+    let _committing = tokio::spawn(async move { draft.commit().await });
+    while rig.requests("POST") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let begun = tokio::time::Instant::now();
+    rig.uploads.shut_down().await;
+    assert_eq!(begun.elapsed().as_secs(), 15);
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@
 //! uploading   relaxed            PUT                 our record is deleted; did it arrive after all?
 //! verifying   durable, after     GET until active    our record is deleted
 //! ```
-//! A record that was reserved before is never deleted. Transient failures are tried again from the
+//! A record that was reserved before is never deleted. A broken transfer is tried again from the
 //! start, on a fresh id when the record was ours: Glance never takes a deleted image's id again.
+//! How long all of it may take is said in `allowance.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -17,16 +18,20 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::allowance::Allowance;
 use super::body::{Body, Digests, digests_of, multihash_of};
 use super::carry::{Formats, attributes_of, formats};
+use super::draft::stopped;
 use super::journal::{Durability, Journal, JournalFile, Record, Step};
 use super::sniff::{Content, sniff};
 use super::spool::Spool;
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Image, NewImage, Status};
 use crate::units::ImageId;
 
-/// Tries in all. The client below retries requests by itself; these are for what it cannot repeat.
+/// Tries in all. The client below retries requests by itself; these are for a record that a failed
+/// transfer made useless.
 const TRIES: u32 = 3;
 
 /// Records that could not be deleted are remembered up to this number, to be deleted later.
@@ -39,18 +44,14 @@ pub(super) struct Pace {
     pub(super) retry: Duration,
     /// Between looks at an image that is not active yet.
     pub(super) poll: Duration,
-    /// For an image to become active after its data were sent. Glance answers a PUT only when the
-    /// image is active; this is for servers behind a proxy, and for answers that were lost.
-    pub(super) patience: Duration,
+    /// T of the rule in `allowance.rs`.
+    pub(super) timeout: Duration,
 }
 
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            retry: Duration::from_secs(1),
-            poll: Duration::from_millis(500),
-            patience: Duration::from_secs(60),
-        }
+impl Pace {
+    /// The usual one.
+    pub(super) fn with_timeout(timeout: Duration) -> Self {
+        Self { retry: Duration::from_secs(1), poll: Duration::from_millis(500), timeout }
     }
 }
 
@@ -68,6 +69,7 @@ pub(super) struct Upload {
     /// What the upload knows of itself; the draft takes it back afterwards.
     pub(super) journal: Journal,
     pub(super) journal_file: Arc<JournalFile>,
+    pub(super) allowance: Allowance,
 }
 
 impl Upload {
@@ -84,24 +86,26 @@ impl Upload {
                 Ok(image) => return Ok(image),
                 Err(error) => error,
             };
+            let broken = matches!(self.journal.step, Step::Uploading | Step::Verifying)
+                && matches!(error.kind(), Kind::Unreachable | Kind::ServerError);
             self.withdraw().await;
-            if !error.kind().is_transient() || tries == TRIES {
+            if !broken || tries == TRIES {
                 return Err(error);
             }
             tracing::warn!(name = ?self.journal.name, %error, tries, "an upload failed and is tried again");
-            let pause = sleep(self.shared.pace.retry * tries);
-            self.unless_cancelled(async {
-                pause.await;
-                Ok(())
-            })
-            .await?;
+            match self.unless_cancelled(self.pause(self.shared.pace.retry * tries)).await {
+                Ok(()) => {}
+                // No time is left for another try: what ended this one is the reason.
+                Err(late) if late.kind() == Kind::TimedOut => return Err(error),
+                Err(given_up) => return Err(given_up),
+            }
         }
     }
 
     /// Creates a record without data; one that exists already is only shown.
     pub(super) async fn reserve(&mut self) -> Result<Image> {
         if self.journal.record == Record::Reserved {
-            return self.shared.records.show(&self.journal.image).await;
+            return self.show().await;
         }
         self.note(Step::Reserving, Durability::Relaxed).await?;
         let created = self.create(None, Vec::new()).await;
@@ -114,7 +118,7 @@ impl Upload {
     async fn attempt(&mut self, content: &Content, again: bool) -> Result<Image> {
         self.note(Step::Creating, Durability::Durable).await?;
         if self.journal.record == Record::Reserved {
-            let image = self.shared.records.show(&self.journal.image).await?;
+            let image = self.show().await?;
             if again && image.status == Status::Active {
                 // The try before arrived after all, later than we waited for it.
                 return self.confirm(None).await;
@@ -132,7 +136,7 @@ impl Upload {
         let open = || body.open();
         let sending = self.shared.records.upload(&self.journal.image, self.size, &open);
         let outcome = self.unless_cancelled(sending).await;
-        let digests = body.finish(self.shared.pace.patience).await;
+        let digests = body.finish(self.shared.pace.timeout).await;
         match outcome {
             Ok(()) => {
                 if let Err(error) = self.note(Step::Verifying, Durability::Durable).await {
@@ -163,7 +167,7 @@ impl Upload {
             container_format,
             properties,
         };
-        let created = self.shared.records.create(&image).await;
+        let created = self.allowance.wait_for(self.shared.records.create(&image)).await;
         if let Err(error) = &created
             && !may_have_happened(error.kind())
         {
@@ -195,17 +199,21 @@ impl Upload {
             }
         }
         if !changes.is_empty() {
-            self.shared.records.update(id, &changes).await?;
+            self.update(id, &changes).await?;
         }
         Ok(())
     }
 
     /// Waits until the image is active, then compares what Glance stored with what we have.
+    ///
+    /// Glance answers a PUT only when the image is active; to wait is for servers behind a proxy, and
+    /// for answers that were lost.
     async fn confirm(&self, digests: Option<Digests>) -> Result<Image> {
         let id = &self.journal.image;
-        let deadline = Instant::now() + self.shared.pace.patience;
+        // So long only that time is left to take back what does not arrive.
+        let deadline = Instant::now() + self.shared.pace.timeout;
         let image = loop {
-            let waits_for = match self.shared.records.show(id).await {
+            let waits_for = match self.show().await {
                 Ok(image) => match image.status {
                     Status::Active | Status::Deactivated => break image,
                     Status::Saving | Status::Uploading | Status::Importing => {
@@ -219,10 +227,9 @@ impl Upload {
                 Err(error) if error.kind().is_transient() => error,
                 Err(error) => return Err(error),
             };
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline || self.pause(self.shared.pace.poll).await.is_err() {
                 return Err(waits_for);
             }
-            sleep(self.shared.pace.poll).await;
         };
         match self.difference(&image, digests).await? {
             None => Ok(image),
@@ -285,7 +292,7 @@ impl Upload {
 
     /// Deletes a record of ours; if that fails it stays noted.
     async fn take_back(&mut self, id: ImageId) {
-        match self.shared.records.delete(&id).await {
+        match self.delete(&id).await {
             Ok(()) => {}
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => {
@@ -313,15 +320,14 @@ impl Upload {
             failures.push(format!("image {stray}, left by a failed try, could not be deleted"));
         }
         if let Some(old) = &self.replaces {
-            let store = &self.shared.records;
             if old.protected {
                 // Only now, so that a failed upload could be deleted.
                 let protect = [Change::Set { key: "protected".to_owned(), value: true.into() }];
-                if let Err(error) = store.update(&image.id, &protect).await {
+                if let Err(error) = self.update(&image.id, &protect).await {
                     failures.push(format!("image {} could not be protected: {error}", image.id));
                 }
             }
-            if let Err(error) = store.delete(&old.id).await
+            if let Err(error) = self.delete(&old.id).await
                 && error.kind() != Kind::NotFound
             {
                 let message = format!("image {}, which {} replaces, could not be deleted", old.id, image.id);
@@ -329,6 +335,26 @@ impl Upload {
             }
         }
         (!failures.is_empty()).then(|| failures.join("; "))
+    }
+
+    async fn show(&self) -> Result<Image> {
+        self.allowance.wait_for(self.shared.records.show(&self.journal.image)).await
+    }
+
+    async fn update(&self, id: &ImageId, changes: &[Change]) -> Result<Image> {
+        self.allowance.wait_for(self.shared.records.update(id, changes)).await
+    }
+
+    async fn delete(&self, id: &ImageId) -> Result<()> {
+        self.allowance.wait_for(self.shared.records.delete(id)).await
+    }
+
+    async fn pause(&self, length: Duration) -> Result<()> {
+        let sleeping = async {
+            sleep(length).await;
+            Ok(())
+        };
+        self.allowance.wait_for(sleeping).await
     }
 
     /// Writes the journal at a new step.
@@ -343,7 +369,10 @@ impl Upload {
     async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(Error::new(Kind::Interrupted, "the upload was given up")),
+            () = self.cancel.cancelled() => Err(match self.shared.stop.is_cancelled() {
+                true => stopped(),
+                false => Error::new(Kind::Interrupted, "the upload was given up"),
+            }),
             outcome = work => outcome,
         }
     }
@@ -391,16 +420,4 @@ fn spoilt(id: &ImageId) -> String {
 /// `Busy` is among them since a repeated PUT meets the image that the first one made active.
 fn may_have_happened(kind: Kind) -> bool {
     kind.is_transient() || matches!(kind, Kind::Busy | Kind::Integrity | Kind::Io)
-}
-
-/// Runs work that waits for the disk where it may.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            Err(Error::new(Kind::Interrupted, "a local file operation was stopped").with_source(error))
-        }
-    }
 }

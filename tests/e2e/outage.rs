@@ -160,24 +160,3 @@ fn uploads_wait_for_no_dead_server_for_ever() {
     assert!(Cloud::open().named("to-nowhere.raw").iter().all(|image| image["status"] != "active"));
     assert!(fails!("cat {mount}/to-nowhere.raw").len() > 1);
 }
-
-#[test]
-#[ignore = "to be built: a mount needs a login before it knows which saved list is its own"]
-fn a_stale_list_serves_when_keystone_is_down_as_well() {
-    let cloud = Cloud::new("keystone", "");
-    let content = pattern(86, MIB);
-    cloud.image("offline.raw", &content);
-    let mount = cloud.mount("--timeout 3s --metadata-ttl 1s");
-    assert!(mount.read("offline.raw") == content);
-    mount.down();
-    cloud.stop("glance");
-    cloud.stop("keystone");
-    let refused = mount.try_up();
-    assert!(!refused.succeeded() && refused.took < Duration::from_secs(30), "{refused}");
-    let stale = mount.try_up_with("--allow-stale");
-    assert!(stale.succeeded(), "{stale}\n{}", mount.log());
-    assert!(mount.read("offline.raw") == content);
-    cloud.start();
-    cloud.image("online.raw", b"online");
-    eventually("it works again", || mount.names().contains(&"online.raw".to_owned()));
-}

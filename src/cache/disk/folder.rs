@@ -12,15 +12,21 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::cache::identity::Key;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
+use crate::private_folder::Purpose;
 
-const DIR_MODE: Mode = Mode::RWXU;
+/// Beside ours stand, in the default cache folder, the spool and the locks of mounts.
+const PURPOSE: Purpose = Purpose {
+    name: "cache",
+    option: "--cache-dir",
+    subfolders: &["v1", "images", "content", "spool", "run"],
+};
+
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// The opened cache folder.
@@ -59,25 +65,13 @@ impl Folder {
     /// Opens the folder, or creates it (0700). Nothing in it is walked.
     ///
     /// # Errors
-    /// `Config`, with a cure: it is a link, it is not ours, or it cannot be made private.
+    /// Those of [`Purpose::open`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)
-                .map_err(|error| refused(path, "its parent cannot be made", error))?;
-        }
-        match std::fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(refused(path, "it cannot be made", error));
-            }
-            _ => {}
-        }
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|error| refused(path, "it must be a directory, not a link", error.into()))?;
-        let root = private(root, path)?;
-        let version = subfolder(&root, path, "v1")?;
-        let images = subfolder(&version, path, "images")?;
-        let content = subfolder(&version, path, "content")?;
+        let root = PURPOSE.open(path)?;
+        let version = PURPOSE.open_in(&root, path, "v1")?;
+        let in_version = path.join("v1");
+        let images = PURPOSE.open_in(&version, &in_version, "images")?;
+        let content = PURPOSE.open_in(&version, &in_version, "content")?;
         Ok(Self { path: path.to_path_buf(), version, images, content })
     }
 
@@ -208,112 +202,9 @@ pub(crate) fn try_lock(file: &File, operation: FlockOperation) -> io::Result<boo
     }
 }
 
-fn refused(path: &Path, why: &str, error: io::Error) -> Error {
-    let cure = "choose another folder with --cache-dir";
-    Error::new(Kind::Config, format!("the cache folder {} is refused: {why}; {cure}", path.display()))
-        .with_source(error)
-}
-
-fn subfolder(parent: &OwnedFd, path: &Path, name: &str) -> Result<OwnedFd> {
-    let path = path.join(name);
-    match rustix::fs::mkdirat(parent, name, DIR_MODE) {
-        Err(error) if error != rustix::io::Errno::EXIST => {
-            return Err(refused(&path, "it cannot be made", error.into()));
-        }
-        _ => {}
-    }
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = rustix::fs::openat(parent, name, flags, Mode::empty())
-        .map_err(|error| refused(&path, "it must be a directory, not a link", error.into()))?;
-    private(folder, &path)
-}
-
-/// Makes sure that only we can enter a folder: a cache holds what others may not be allowed to read.
-fn private(folder: OwnedFd, path: &Path) -> Result<OwnedFd> {
-    let folder = File::from(folder);
-    let meta = folder.metadata().map_err(|error| refused(path, "it cannot be read", error))?;
-    let not_ours = |why: &str| {
-        let error = io::Error::from(io::ErrorKind::PermissionDenied);
-        Err(refused(path, why, error))
-    };
-    if meta.uid() != rustix::process::geteuid().as_raw() {
-        return not_ours("it belongs to another user");
-    }
-    if meta.mode() & 0o077 == 0 {
-        return Ok(folder.into());
-    }
-    // Tightening `/var` or `/tmp` by a slip of the hand would break the host.
-    if meta.mode() & libc::S_ISVTX != 0 || path.components().count() < 3 {
-        return not_ours("it is shared by the whole system, and a cache must be private");
-    }
-    rustix::fs::fchmod(&folder, DIR_MODE)
-        .map_err(|error| refused(path, "it cannot be made private", error.into()))?;
-    tracing::info!(path = %path.display(), "made the cache folder private (mode 0700)");
-    Ok(folder.into())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
     use super::*;
-
-    fn mode(path: &Path) -> u32 {
-        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
-    }
-
-    #[test]
-    fn a_new_folder_is_private() {
-        let temp = tempfile::tempdir().unwrap();
-        let dir = temp.path().join("a/b/cache");
-        Folder::open(&dir).unwrap();
-        for path in [dir.clone(), dir.join("v1"), dir.join("v1/images"), dir.join("v1/content")] {
-            assert_eq!(mode(&path), 0o700, "{}", path.display());
-        }
-        Folder::open(&dir).unwrap();
-    }
-
-    #[test]
-    fn a_wider_mode_is_tightened_and_foreign_files_stay() {
-        let temp = tempfile::tempdir().unwrap();
-        let dir = temp.path().join("cache");
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).unwrap();
-        std::fs::write(dir.join("notes"), "mine").unwrap();
-        Folder::open(&dir).unwrap();
-        assert_eq!(mode(&dir), 0o700);
-        assert_eq!(std::fs::read(dir.join("notes")).unwrap(), b"mine");
-    }
-
-    #[test]
-    fn a_link_a_file_and_a_shared_folder_are_refused() {
-        let temp = tempfile::tempdir().unwrap();
-        let real = temp.path().join("real");
-        std::fs::create_dir(&real).unwrap();
-        symlink(&real, temp.path().join("link")).unwrap();
-        std::fs::write(temp.path().join("file"), "").unwrap();
-        let shared = temp.path().join("shared");
-        std::fs::create_dir(&shared).unwrap();
-        std::fs::set_permissions(&shared, PermissionsExt::from_mode(0o1777)).unwrap();
-        for name in ["link", "file", "shared"] {
-            let error = Folder::open(&temp.path().join(name)).unwrap_err();
-            assert_eq!(error.kind(), Kind::Config, "{name}: {error}");
-            assert!(error.to_string().contains("--cache-dir"), "{error}");
-        }
-        assert_eq!(mode(&shared), 0o1777, "a refused folder is left as it was");
-    }
-
-    #[test]
-    fn a_folder_of_another_user_is_refused() {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-        let temp = tempfile::tempdir().unwrap();
-        let dir = temp.path().join("cache");
-        std::fs::create_dir(&dir).unwrap();
-        std::os::unix::fs::chown(&dir, Some(12345), None).unwrap();
-        assert_eq!(Folder::open(&dir).unwrap_err().kind(), Kind::Config);
-    }
 
     #[test]
     fn only_names_of_ours_are_seen_and_aliases_read_back() {

@@ -27,8 +27,6 @@ pub(crate) struct Behaviour {
     pub pause: Duration,
     /// Bytes in a chunk.
     pub chunk: u64,
-    /// The bytes are all zeros and cost nothing to make.
-    pub zeros: bool,
 }
 
 pub(crate) struct FakeSource {
@@ -49,12 +47,6 @@ impl FakeSource {
     pub(crate) fn broken() -> Arc<Self> {
         let source = Self::new(0, 0);
         source.set(|behaviour| behaviour.broken = true);
-        source
-    }
-
-    pub(crate) fn zeros(size: u64) -> Arc<Self> {
-        let source = Self::new(0, size);
-        source.set(|behaviour| (behaviour.zeros, behaviour.chunk) = (true, 128 * 1024));
         source
     }
 
@@ -84,18 +76,13 @@ impl FakeSource {
         }
         let end = behaviour.fail_after.map_or(range.end, |after| range.end.min(range.start + after));
         let failure = (end < range.end).then(|| Err(Error::new(Kind::Unreachable, "cut by the test")));
-        let (seed, chunk, zeros, pause) = (self.seed, behaviour.chunk, behaviour.zeros, behaviour.pause);
-        let nothing = Bytes::from(vec![0; if zeros { chunk as usize } else { 0 }]);
-        let chunks = stream::unfold((range.start, nothing), move |(at, nothing)| async move {
+        let (seed, chunk, pause) = (self.seed, behaviour.chunk, behaviour.pause);
+        let chunks = stream::unfold(range.start, move |at| async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
             let now = ByteRange::at(at, chunk).clamp_to(end);
-            let bytes = match zeros {
-                true => nothing.slice(..now.len() as usize),
-                false => Bytes::from(pattern(seed, now)),
-            };
-            (!now.is_empty()).then_some((Ok(bytes), (now.end, nothing)))
+            (!now.is_empty()).then(|| (Ok(Bytes::from(pattern(seed, now))), now.end))
         });
         Ok(Transfer { range, chunks: chunks.chain(stream::iter(failure)).boxed() })
     }

@@ -446,21 +446,6 @@ mod downloads {
         assert_eq!(kind(glance.download(&id(), 10, Some(ByteRange::new(4, 11))).await), Kind::Invalid);
         assert_eq!(server.count(), 0);
     }
-
-    #[tokio::test]
-    async fn transfers_at_once_are_bounded() {
-        let mut half = answer("200 OK", &[], "0123456789");
-        half.truncate(half.len() - 5);
-        let server = Script::serve(vec![Act::AnswerAndHang(half)]).await;
-        let glance = server.client(Duration::from_secs(1)).await;
-        let mut open = Vec::new();
-        for _ in 0..4 {
-            open.push(glance.download(&id(), 10, None).await.unwrap());
-        }
-        assert_eq!(kind(glance.download(&id(), 10, None).await), Kind::TimedOut);
-        open.pop();
-        assert!(glance.download(&id(), 10, None).await.is_ok());
-    }
 }
 
 mod uploads {
@@ -565,6 +550,32 @@ mod uploads {
         let result = server.client(Duration::from_secs(1)).await.upload(&id(), 64 << 20, &open).await;
         assert_eq!(kind(result), Kind::TimedOut);
         assert!(begun.elapsed() < Duration::from_secs(20));
+        assert_eq!(server.count(), 1, "it is not tried again");
+    }
+
+    #[tokio::test]
+    async fn an_upload_whose_connection_broke_waits_no_longer_than_the_deadline_for_its_record() {
+        let server = Script::serve(vec![Act::Close, ok(record("saving", ""))]).await;
+        let begun = Instant::now();
+        let glance = server.client(Duration::from_secs(1)).await;
+        assert_eq!(kind(glance.upload(&id(), 10, &data("0123456789")).await), Kind::Busy);
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[tokio::test]
+    async fn an_upload_to_a_server_that_refuses_connections_ends_with_the_deadline() {
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", gone.local_addr().unwrap()).parse().unwrap();
+        drop(gone);
+        let glance = client(&[&url], AuthMethod::None, Duration::from_millis(100)).await;
+        let tries = std::sync::atomic::AtomicUsize::new(0);
+        let counted = || {
+            tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            data("0123456789")()
+        };
+        assert_eq!(kind(glance.upload(&id(), 10, &counted).await), Kind::Unreachable);
+        // The first pause, at least 125 ms, would pass it.
+        assert_eq!(tries.into_inner(), 1);
     }
 
     #[tokio::test]

@@ -1,50 +1,15 @@
 //! The client against a real Glance: what it stores, answers and refuses.
-//!
-//! Needs `scripts/devcloud`, so it is ignored unless asked for (`scripts/test` does).
-
-// A test fails by a panic, in its helpers too.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
-use common::devcloud::Devcloud;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
-use glancefs::auth::{Auth, parse_endpoint};
-use glancefs::config::{AuthConfig, AuthMethod, HttpConfig};
 use glancefs::error::{Kind, Result};
 use glancefs::glance::{Change, Glance, Image, NewImage, Status};
 use glancefs::units::{ByteRange, ImageId};
 
+use crate::{client, cloud, start};
+
 const MIB: usize = 1 << 20;
-
-/// One cloud for the tests that run at the same time; the last of them takes it down.
-fn cloud() -> Arc<Devcloud> {
-    static SHARED: Mutex<Weak<Devcloud>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
-        let cloud = Arc::new(Devcloud::up("fake", &["--stores", "file,http"]));
-        *shared = Arc::downgrade(&cloud);
-        cloud
-    })
-}
-
-async fn client(cloud: &Devcloud, user: &str) -> Glance {
-    let config = AuthConfig {
-        method: AuthMethod::AdminToken(cloud.token(user).into()),
-        endpoints: vec![parse_endpoint(cloud.endpoint()).unwrap()],
-        auth_type: None,
-        region: None,
-        interface: None,
-    };
-    let http =
-        HttpConfig { timeout: Duration::from_secs(30), ca_cert: None, insecure: false, max_connections: 8 };
-    Glance::new(Auth::connect(&config, &http).await.unwrap(), &http).unwrap()
-}
 
 fn named(name: &str) -> NewImage {
     NewImage {
@@ -86,10 +51,8 @@ fn kind<T>(result: Result<T>) -> Kind {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn an_image_comes_back_as_it_was_uploaded() {
-    let cloud = cloud();
-    let alice = client(&cloud, "alice").await;
+    let alice = client(cloud(), Some("alice")).await;
     let data = content(3 * MIB + 17);
     let image = active(&alice, "round trip", &data).await;
     assert_eq!(image.status, Status::Active);
@@ -112,20 +75,16 @@ async fn an_image_comes_back_as_it_was_uploaded() {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn an_empty_image_is_possible() {
-    let cloud = cloud();
-    let alice = client(&cloud, "alice").await;
+    let alice = client(cloud(), Some("alice")).await;
     let image = active(&alice, "empty", &Bytes::new()).await;
     assert_eq!((image.status.clone(), image.size), (Status::Active, Some(0)));
     assert_eq!(read(&alice, &image, None).await.unwrap(), b"");
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn every_name_is_found_by_exactly_that_name() {
-    let cloud = cloud();
-    let alice = client(&cloud, "alice").await;
+    let alice = client(cloud(), Some("alice")).await;
     let names = [
         "plain",
         "",
@@ -167,10 +126,8 @@ async fn every_name_is_found_by_exactly_that_name() {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn the_list_is_walked_page_by_page() {
-    let cloud = cloud();
-    let bob = client(&cloud, "bob").await;
+    let bob = client(cloud(), Some("bob")).await;
     let mut made = Vec::new();
     for n in 0..5 {
         made.push(bob.create(&named(&format!("page-{n}"))).await.unwrap().id);
@@ -196,11 +153,9 @@ async fn the_list_is_walked_page_by_page() {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn projects_do_not_see_each_other() {
-    let cloud = cloud();
-    let (alice, bob, rita) =
-        (client(&cloud, "alice").await, client(&cloud, "bob").await, client(&cloud, "rita").await);
+    let user = |name| client(cloud(), Some(name));
+    let (alice, bob, rita) = (user("alice").await, user("bob").await, user("rita").await);
     let image = active(&alice, "private", &content(100)).await;
     assert_eq!(kind(bob.show(&image.id).await), Kind::NotFound);
     assert_eq!(kind(read(&bob, &image, None).await), Kind::NotFound);
@@ -212,10 +167,8 @@ async fn projects_do_not_see_each_other() {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn changes_are_set_whether_there_was_a_value_or_not() {
-    let cloud = cloud();
-    let alice = client(&cloud, "alice").await;
+    let alice = client(cloud(), Some("alice")).await;
     let image = alice.create(&named("before")).await.unwrap();
     let set = |key: &str, value: &str| Change::Set { key: key.into(), value: value.into() };
     let changes =
@@ -239,10 +192,8 @@ async fn changes_are_set_whether_there_was_a_value_or_not() {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn a_second_upload_is_refused_however_much_is_still_to_be_sent() {
-    let cloud = cloud();
-    let alice = client(&cloud, "alice").await;
+    let alice = client(cloud(), Some("alice")).await;
     let image = active(&alice, "taken", &content(100)).await;
     let block = content(MIB);
     let open = move || stream::repeat(block.clone()).map(Ok).take(256).boxed();
@@ -254,10 +205,8 @@ async fn a_second_upload_is_refused_however_much_is_still_to_be_sent() {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn content_of_another_format_is_refused() {
-    let cloud = cloud();
-    let alice = client(&cloud, "alice").await;
+    let alice = client(cloud(), Some("alice")).await;
     let image =
         alice.create(&NewImage { disk_format: Some("qcow2".into()), ..named("no qcow2") }).await.unwrap();
     let error = alice.upload(&image.id, MIB as u64, &opener(content(MIB))).await.unwrap_err();
@@ -271,10 +220,8 @@ async fn content_of_another_format_is_refused() {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn an_image_without_data_gives_none() {
-    let cloud = cloud();
-    let alice = client(&cloud, "alice").await;
+    let alice = client(cloud(), Some("alice")).await;
     let queued = alice.create(&named("queued")).await.unwrap();
     assert_eq!(kind(read(&alice, &queued, None).await), Kind::Integrity);
     let image = active(&alice, "short", &content(1000)).await;
@@ -285,24 +232,20 @@ async fn an_image_without_data_gives_none() {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn a_store_without_ranges_says_so_and_gives_the_whole() {
-    let cloud = cloud();
-    let alice = client(&cloud, "alice").await;
+    let alice = client(cloud(), Some("alice")).await;
     let data = content(MIB + 1);
-    let file = cloud.dir().join("data");
+    let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, &data).unwrap();
-    let id = cloud.http_image("alice", "far", &file).parse().unwrap();
+    let id = cloud().http_image("alice", "far", file.path()).parse().unwrap();
     let image = alice.show(&id).await.unwrap();
     assert_eq!(kind(read(&alice, &image, Some(ByteRange::new(5, 10))).await), Kind::RangeUnsupported);
     assert_eq!(read(&alice, &image, None).await.unwrap(), data);
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn parallel_ranges_are_the_right_ones() {
-    let cloud = cloud();
-    let alice = client(&cloud, "alice").await;
+    let alice = client(cloud(), Some("alice")).await;
     let data = content(4 * MIB);
     let image = active(&alice, "parallel", &data).await;
     let reads = (0..200u64).map(|n| {
@@ -317,28 +260,16 @@ async fn parallel_ranges_are_the_right_ones() {
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn a_refused_token_is_an_error() {
-    let cloud = cloud();
-    let config = AuthConfig {
-        method: AuthMethod::None,
-        endpoints: vec![parse_endpoint(cloud.endpoint()).unwrap()],
-        auth_type: None,
-        region: None,
-        interface: None,
-    };
-    let http =
-        HttpConfig { timeout: Duration::from_secs(10), ca_cert: None, insecure: false, max_connections: 1 };
-    let nobody = Glance::new(Auth::connect(&config, &http).await.unwrap(), &http).unwrap();
+    let nobody = client(cloud(), None).await;
     assert_eq!(kind(nobody.list(10, None).await), Kind::NotAuthenticated);
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn each_limit_of_the_cloud_has_its_own_error() {
-    let cloud = Devcloud::up("fake", &["--set", "DEFAULT.user_storage_quota=3MB"]);
+    let cloud = start("fake", &["--set", "DEFAULT.user_storage_quota=3MB"]);
     let refused = async |mib: usize| {
-        let alice = client(&cloud, "alice").await;
+        let alice = client(&cloud, Some("alice")).await;
         let image = alice.create(&named("large")).await.unwrap();
         let data = content(mib * MIB);
         let error = alice.upload(&image.id, data.len() as u64, &opener(data)).await.unwrap_err();
@@ -352,25 +283,15 @@ async fn each_limit_of_the_cloud_has_its_own_error() {
     for _ in 0..5 {
         assert_eq!(refused(64).await, Kind::TooLarge);
     }
-    let alice = client(&cloud, "alice").await;
+    let alice = client(&cloud, Some("alice")).await;
     let properties = (0..200).map(|n| (format!("p{n}"), "x".into())).collect();
     assert_eq!(kind(alice.create(&NewImage { properties, ..named("properties") }).await), Kind::NoSpace);
 }
 
 #[tokio::test]
-#[ignore = "needs scripts/devcloud"]
 async fn a_server_that_comes_back_is_waited_for() {
-    let cloud = Devcloud::up("none", &[]);
-    let config = AuthConfig {
-        method: AuthMethod::None,
-        endpoints: vec![parse_endpoint(cloud.endpoint()).unwrap()],
-        auth_type: None,
-        region: None,
-        interface: None,
-    };
-    let http =
-        HttpConfig { timeout: Duration::from_secs(10), ca_cert: None, insecure: false, max_connections: 1 };
-    let glance = Glance::new(Auth::connect(&config, &http).await.unwrap(), &http).unwrap();
+    let cloud = start("none", &[]);
+    let glance = client(&cloud, None).await;
     glance.list(10, None).await.unwrap();
     cloud.stop("glance");
     assert_eq!(kind(glance.list(10, None).await), Kind::Unreachable);
