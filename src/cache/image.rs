@@ -420,7 +420,10 @@ impl CachedImage {
             }
             Err(error) => {
                 self.core.counters.unwritten.add(blocks.len() as u64);
-                self.core.health.failed("writing to the cache", &error);
+                // Another mount at work says nothing about the disk.
+                if error.kind() != Kind::Busy {
+                    self.core.health.failed("writing to the cache", &error);
+                }
             }
         }
     }

@@ -186,3 +186,73 @@ async fn attributes_that_every_ls_asks_for_cost_no_request() {
         assert_eq!(files.fs.getxattr(entry.attr.ino, name).await.unwrap_err().kind(), Kind::NoData, "{name}");
     }
 }
+
+/// A process that has ended.
+struct Gone;
+
+impl Watch for Gone {
+    fn killed(&self) -> futures_util::future::BoxFuture<'static, ()> {
+        Nobody.killed()
+    }
+
+    fn ended(&self) -> futures_util::future::BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[tokio::test]
+async fn a_file_whose_process_ends_before_its_last_release_is_settled_by_that() {
+    let files = Fixture::new(false, false, false).await;
+    let as_qemu_img = OpenMode { read: true, write: true, truncate: false, exclusive: false };
+    let created = files.fs.create(Ino::ROOT, OsStr::new("x"), as_qemu_img, Some(WRITER)).await;
+    let (_, Opened { handle, .. }) = created.unwrap();
+    files.fs.write(handle, 0, Bytes::from_static(&[0; 512])).await.unwrap();
+    files.fs.flush(handle, DONE, Gone).await.unwrap();
+    // The task that waits for the end of the process finds the handle still there.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(files.service.state().data.is_empty(), "it may still be written to");
+    files.fs.release(handle).await;
+    assert_eq!(files.service.state().data.values().collect::<Vec<_>>(), [&[0_u8; 512]]);
+}
+
+#[tokio::test]
+async fn a_handle_that_reads_while_its_file_becomes_an_image_reads_on() {
+    let files = Fixture::new(false, false, false).await;
+    let (entry, writer) = files.create("x").await;
+    files.fs.write(writer, 0, Bytes::from_static(b"bytes")).await.unwrap();
+    let reader = files.fs.open(entry.attr.ino, READ, None).await.unwrap().handle;
+    let whole = ByteRange::new(0, 100);
+    assert_eq!(files.fs.read(reader, whole).await.unwrap(), b"bytes".as_slice());
+    files.fs.flush(writer, DONE, Nobody).await.unwrap();
+    files.fs.release(writer).await;
+    assert_eq!(files.fs.read(reader, whole).await.unwrap(), b"bytes".as_slice());
+    files.fs.release(reader).await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_opened_to_be_replaced_and_not_written_stays() {
+    let files = Fixture::new(false, true, false).await;
+    let id = files.service.add("x", b"bytes");
+    let entry = files.lookup("x").await.unwrap();
+    let handle = files.fs.open(entry.attr.ino, WRITE, Some(WRITER)).await.unwrap().handle;
+    files.fs.flush(handle, DONE, Nobody).await.unwrap();
+    files.fs.release(handle).await;
+    let state = files.service.state();
+    assert_eq!(state.records.keys().collect::<Vec<_>>(), [&id], "no record of an empty one is left either");
+    assert_eq!(state.data[&id], b"bytes");
+}
+
+#[tokio::test]
+async fn what_an_image_last_failed_with_outlives_its_handles() {
+    let files = Fixture::new(false, false, false).await;
+    let id = files.service.add("x", b"bytes");
+    let ino = files.lookup("x").await.unwrap().attr.ino;
+    let told = crate::cache::Mismatch { image: id, what: "image x does not match its hash".into() };
+    assert_eq!(files.fs.mismatched(&told), Invalidation::Data(ino));
+    let last = files.fs.getxattr(ino, "user.glancefs.last_error").await.unwrap();
+    assert_eq!(last, b"image x does not match its hash");
+    let names = files.fs.listxattr(ino).await.unwrap();
+    assert!(String::from_utf8(names).unwrap().contains("user.glancefs.last_error"));
+}

@@ -85,7 +85,8 @@ impl Folder {
         let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.images, part.name(key), flags, FILE_MODE) {
             Ok(file) => Ok(Some(File::from(file))),
-            Err(rustix::io::Errno::NOENT) => Ok(None),
+            // When it should be made, it is the folder that is gone.
+            Err(rustix::io::Errno::NOENT) if !access.contains(OFlags::CREATE) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -119,7 +119,7 @@ impl DiskImage {
     /// Writes consecutive whole blocks.
     pub(super) fn write(&self, start: BlockIndex, blocks: &[Bytes]) -> Result<()> {
         let Some(files) = self.open_own(true)? else {
-            return Err(Error::new(Kind::Io, "another process is repairing the cache files of this image"));
+            return Err(Error::new(Kind::Busy, "another process is making the cache files of this image"));
         };
         files.write(start, blocks).map_err(|error| Error::io("writing to the cache", error))
     }
