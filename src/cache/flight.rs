@@ -11,11 +11,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange};
+use crate::units::{BlockIndex, BlockRange};
 
-/// Blocks of the largest single request: 8 MiB. A request costs Glance about 3 ms beside the bytes, and
-/// 8 MiB about 8 ms, so larger pieces gain little and smaller ones waste its one core.
-pub(super) const PIECE_BLOCKS: u64 = 8 * 1024 * 1024 / BLOCK_SIZE;
 /// Streams of one image at once. One serves all who are ahead of it; the second is for those who need
 /// what it has passed and the cache has lost. Further ones wait until one of them ends.
 const STREAMS: usize = 2;
@@ -104,11 +101,13 @@ impl Flights {
     /// Waits for each block of `wanted`, and claims runs for what of `wanted` and `fetch` is neither on
     /// its way nor in memory nor, where only `fetch` names it, on disk.
     ///
-    /// A block of `wanted` that has come into memory by now gets no answer: look again.
+    /// A block of `wanted` that has come into memory by now gets no answer: look again. No run is
+    /// longer than `piece` blocks.
     pub(super) fn claim(
         self: &Arc<Self>,
         wanted: &[BlockIndex],
         fetch: BlockRange,
+        piece: usize,
         in_memory: impl Fn(BlockIndex) -> bool,
         on_disk: impl Fn(BlockIndex) -> bool,
     ) -> Claim {
@@ -128,7 +127,7 @@ impl Flights {
         missing.sort_unstable();
         let mut tickets = Vec::new();
         for run in missing.chunk_by(|a, b| a.next() == *b) {
-            for piece in run.chunks(PIECE_BLOCKS as usize) {
+            for piece in run.chunks(piece.max(1)) {
                 let [first, .., last] = piece else {
                     tickets.extend(piece.iter().map(|only| self.ticket(&mut state, *only, *only, &needed)));
                     continue;
@@ -275,13 +274,15 @@ mod tests {
     use super::*;
     use crate::error::Kind;
 
+    const PIECE: usize = 100;
+
     fn blocks(start: u64, end: u64) -> BlockRange {
         BlockRange { start: BlockIndex(start), end: BlockIndex(end) }
     }
 
     fn claim(flights: &Arc<Flights>, wanted: &[u64], fetch: BlockRange) -> Claim {
         let wanted: Vec<_> = wanted.iter().copied().map(BlockIndex).collect();
-        flights.claim(&wanted, fetch, |_| false, |_| false)
+        flights.claim(&wanted, fetch, PIECE, |_| false, |_| false)
     }
 
     #[test]
@@ -302,13 +303,11 @@ mod tests {
         let first = claim(&flights, &[], blocks(10, 12));
         let wanted = [BlockIndex(9), BlockIndex(10)];
         let on_disk = |block: BlockIndex| block.0 == 14;
-        let second = flights.claim(&wanted, blocks(9, 17 + PIECE_BLOCKS), |_| false, on_disk);
+        let second = flights.claim(&wanted, blocks(9, 17 + PIECE as u64), PIECE, |_| false, on_disk);
         let rests: Vec<_> = second.tickets.iter().map(Ticket::rest).collect();
-        let end = 17 + PIECE_BLOCKS;
-        assert_eq!(
-            rests,
-            [blocks(9, 10), blocks(12, 14), blocks(15, 15 + PIECE_BLOCKS), blocks(15 + PIECE_BLOCKS, end)]
-        );
+        let piece = PIECE as u64;
+        let end = 17 + piece;
+        assert_eq!(rests, [blocks(9, 10), blocks(12, 14), blocks(15, 15 + piece), blocks(15 + piece, end)]);
         let owed: Vec<_> = second.tickets.iter().map(Ticket::owed).collect();
         assert_eq!(owed, [Some(blocks(9, 10)), None, None, None]);
         assert_eq!(second.answers.len(), 2);
@@ -318,7 +317,7 @@ mod tests {
     #[test]
     fn a_block_that_came_meanwhile_is_looked_up_again() {
         let flights = Arc::new(Flights::default());
-        let claim = flights.claim(&[BlockIndex(1)], blocks(1, 2), |_| true, |_| false);
+        let claim = flights.claim(&[BlockIndex(1)], blocks(1, 2), PIECE, |_| true, |_| false);
         assert!(claim.answers.is_empty() && claim.tickets.is_empty());
     }
 

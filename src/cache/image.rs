@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::OnceCell;
 
 use crate::error::{Error, Kind, Result};
-use crate::source::{Source, SourceKind, Urgency};
+use crate::source::{Pace, Source, SourceKind, Urgency};
 use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange, ByteRange};
 
 use super::disk::DiskImage;
@@ -43,6 +43,17 @@ pub struct CachedImage {
 struct State {
     last_error: Option<String>,
     check: Check,
+}
+
+/// Where the bytes of a read are when it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// In memory or on disk.
+    Here,
+    /// Some of it is being fetched already: the reader has to wait.
+    OnItsWay,
+    /// Some of it is neither here nor being fetched.
+    Missing,
 }
 
 /// Where the verification of the whole is.
@@ -190,7 +201,7 @@ impl CachedImage {
             return Ok(Claim { answers: Vec::new(), tickets: Vec::new() });
         }
         let on_disk = |block| disk.as_ref().is_some_and(|disk| disk.has(block));
-        Ok(self.flights.claim(&wanted, fetch, in_memory, on_disk))
+        Ok(self.flights.claim(&wanted, fetch, self.piece(), in_memory, on_disk))
     }
 
     /// Reads blocks on a thread that may wait. When one is not there, looks into the index for all of
@@ -261,7 +272,7 @@ impl CachedImage {
             let disk = me.disk().await;
             let in_memory = |block| me.core.memory.contains(me.key, block);
             let on_disk = |block| disk.as_ref().is_some_and(|disk| disk.has(block));
-            let claim = me.flights.claim(&[], blocks, in_memory, on_disk);
+            let claim = me.flights.claim(&[], blocks, me.piece(), in_memory, on_disk);
             me.begin(claim.tickets);
         });
     }
@@ -293,14 +304,41 @@ impl CachedImage {
         }
     }
 
-    /// Every block of `range` is here or on its way, as far as can be told without waiting.
-    pub fn is_at_hand(&self, range: ByteRange) -> bool {
+    /// Where the bytes of `range` are, as far as can be told without waiting.
+    pub fn look_for(&self, range: ByteRange) -> Found {
         let disk = self.disk_now();
-        range.clamp_to(self.identity.size).blocks().iter().all(|block| {
-            self.core.memory.contains(self.key, block)
-                || disk.is_some_and(|disk| disk.has(block))
-                || self.flights.covers(block)
-        })
+        let mut found = Found::Here;
+        for block in range.clamp_to(self.identity.size).blocks().iter() {
+            if self.core.memory.contains(self.key, block) || disk.is_some_and(|disk| disk.has(block)) {
+                continue;
+            }
+            if !self.flights.covers(block) {
+                return Found::Missing;
+            }
+            found = Found::OnItsWay;
+        }
+        found
+    }
+
+    /// A sequential reader has read `range`: blocks that end in it leave the memory tier once they
+    /// are on disk. They are in the kernel's page cache now, and a stream through our memory would
+    /// only drive out what others come back to.
+    pub fn let_pass(&self, range: ByteRange) {
+        let Some(disk) = self.disk_now() else { return };
+        let size = self.identity.size;
+        let over = range.blocks().iter().filter(|block| block.bytes(size).end <= range.end);
+        self.core.memory.let_pass(self.key, over, |block| disk.has(block));
+    }
+
+    /// Blocks of the largest single request.
+    fn piece(&self) -> usize {
+        // At most 16 MiB: it fits.
+        (self.source.pace().piece() / BLOCK_SIZE) as usize
+    }
+
+    /// How fast its source is.
+    pub fn pace(&self) -> Pace {
+        self.source.pace()
     }
 
     /// Bytes of memory that all images of the mount share: the measure for read-ahead.
@@ -416,6 +454,7 @@ impl CachedImage {
             Ok(()) => {
                 self.core.health.worked();
                 self.core.counters.written_bytes.add(blocks.iter().map(|block| block.len() as u64).sum());
+                self.core.memory.drop_passed(self.key, start, blocks.len() as u64);
                 self.verify_if_complete();
             }
             Err(error) => {

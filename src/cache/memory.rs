@@ -17,8 +17,23 @@ pub(super) struct Memory {
 }
 
 struct Tier {
-    blocks: LruCache<(Key, BlockIndex), Bytes>,
+    blocks: LruCache<(Key, BlockIndex), Kept>,
     bytes: u64,
+}
+
+impl Tier {
+    fn forget(&mut self, image: Key, block: BlockIndex) {
+        if let Some(old) = self.blocks.pop(&(image, block)) {
+            self.bytes -= old.bytes.len() as u64;
+        }
+    }
+}
+
+/// A block in memory.
+struct Kept {
+    bytes: Bytes,
+    /// A sequential reader has passed it: it goes as soon as it is on disk.
+    passed: bool,
 }
 
 impl Memory {
@@ -32,7 +47,7 @@ impl Memory {
 
     /// The block, which becomes the one used last.
     pub(super) fn get(&self, image: Key, block: BlockIndex) -> Option<Bytes> {
-        self.tier().blocks.get(&(image, block)).cloned()
+        self.tier().blocks.get(&(image, block)).map(|kept| kept.bytes.clone())
     }
 
     /// The block is there; its place in the order stays.
@@ -47,13 +62,41 @@ impl Memory {
     pub(super) fn insert(&self, image: Key, block: BlockIndex, bytes: Bytes) {
         let mut tier = self.tier();
         tier.bytes += bytes.len() as u64;
-        if let Some(old) = tier.blocks.put((image, block), bytes) {
-            tier.bytes -= old.len() as u64;
+        if let Some(old) = tier.blocks.put((image, block), Kept { bytes, passed: false }) {
+            tier.bytes -= old.bytes.len() as u64;
         }
         let room = self.budget.left();
         while tier.bytes > room {
             let Some((_, old)) = tier.blocks.pop_lru() else { break };
-            tier.bytes -= old.len() as u64;
+            tier.bytes -= old.bytes.len() as u64;
+        }
+    }
+
+    /// A sequential reader has passed these blocks: those on disk go, the others are marked for
+    /// [`Memory::drop_passed`].
+    pub(super) fn let_pass(
+        &self,
+        image: Key,
+        blocks: impl Iterator<Item = BlockIndex>,
+        on_disk: impl Fn(BlockIndex) -> bool,
+    ) {
+        let mut tier = self.tier();
+        for block in blocks {
+            if on_disk(block) {
+                tier.forget(image, block);
+            } else if let Some(kept) = tier.blocks.peek_mut(&(image, block)) {
+                kept.passed = true;
+            }
+        }
+    }
+
+    /// `count` blocks from `start` have come to the disk: those that were passed before go.
+    pub(super) fn drop_passed(&self, image: Key, start: BlockIndex, count: u64) {
+        let mut tier = self.tier();
+        for block in (start.0..start.0 + count).map(BlockIndex) {
+            if tier.blocks.peek(&(image, block)).is_some_and(|kept| kept.passed) {
+                tier.forget(image, block);
+            }
         }
     }
 
@@ -62,9 +105,7 @@ impl Memory {
         let mut tier = self.tier();
         let doomed: Vec<_> = tier.blocks.iter().map(|(at, _)| *at).filter(|at| at.0 == image).collect();
         for at in doomed {
-            if let Some(old) = tier.blocks.pop(&at) {
-                tier.bytes -= old.len() as u64;
-            }
+            tier.forget(at.0, at.1);
         }
     }
 
@@ -72,7 +113,7 @@ impl Memory {
     pub(super) fn bytes_of(&self, image: Key, wanted: impl Fn(BlockIndex) -> bool) -> u64 {
         let tier = self.tier();
         let ours = tier.blocks.iter().filter(|((key, block), _)| *key == image && wanted(*block));
-        ours.map(|(_, bytes)| bytes.len() as u64).sum()
+        ours.map(|(_, kept)| kept.bytes.len() as u64).sum()
     }
 
     /// All bytes in it.
@@ -103,6 +144,18 @@ mod tests {
         assert!(memory.contains(ONE, BlockIndex(0)));
         assert!(!memory.contains(ONE, BlockIndex(1)));
         assert_eq!(memory.bytes(), 300);
+    }
+
+    #[test]
+    fn what_a_sequential_reader_passed_goes_once_it_is_on_disk() {
+        let memory = Memory::new(Budget::new(1000));
+        (0..4).for_each(|at| memory.insert(ONE, BlockIndex(at), block(100)));
+        memory.let_pass(ONE, (0..3).map(BlockIndex), |block| block.0 == 0);
+        let kept =
+            |memory: &Memory| (0..4).filter(|at| memory.contains(ONE, BlockIndex(*at))).collect::<Vec<_>>();
+        assert_eq!(kept(&memory), [1, 2, 3]);
+        memory.drop_passed(ONE, BlockIndex(2), 2);
+        assert_eq!((kept(&memory), memory.bytes()), (vec![1, 3], 200));
     }
 
     #[test]

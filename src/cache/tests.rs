@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::CacheConfig;
 use crate::error::Kind;
-use crate::source::SourceKind;
 use crate::source::fake::{FakeDownloads, Fault, pattern};
+use crate::source::{Pace, SourceKind};
 use crate::units::{BLOCK_SIZE, ByteRange};
 
 use super::*;
@@ -185,6 +185,8 @@ async fn what_a_proven_stream_wants_comes_in_the_same_request() {
     let dir = tempfile::tempdir().unwrap();
     let cache = open(dir.path());
     let source = FakeSource::new(1, 64 * MIB);
+    let pace = Pace { first_byte: Duration::from_millis(2), bandwidth: 2_000_000_000 };
+    source.set(|behaviour| behaviour.pace = pace);
     let image = cache.image(&unhashed(1, 64 * MIB), source.clone());
     let range = ByteRange::new(0, 128 * 1024);
     image.read(range, ByteRange::new(0, 20 * MIB)).await.unwrap();

@@ -38,7 +38,7 @@ impl DirEntry {
 /// What a handle is open on.
 pub(super) enum Handle {
     /// An image, for reading.
-    Image { reader: Reader, image: Arc<Image> },
+    Image { reader: Box<Reader>, image: Arc<Image> },
     /// A file that is being written.
     Draft(DraftHandle),
     /// A text of ours, as it was when it was opened.

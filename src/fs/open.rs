@@ -83,7 +83,7 @@ impl ImageFs {
         readable(&image)?;
         let reader = self.reader(&image);
         reader.image().acquire();
-        let handle = self.handles.insert(Handle::Image { reader, image });
+        let handle = self.handles.insert(Handle::Image { reader: Box::new(reader), image });
         Ok(Opened { handle, direct_io: false })
     }
 

@@ -28,9 +28,10 @@ use crate::write::Uploads;
 /// throughput on 2 and on 4 cores (`docs/design.md`, "Concurrency").
 const REQUEST_THREADS: usize = 2;
 
-/// What root makes the kernel read ahead on this mount, in KiB; its default of 128 KiB makes a
-/// sequential reader wait for 23 MB/s where a request takes 10 ms.
-const KERNEL_READ_AHEAD_KIB: u32 = 4096;
+/// What root makes the kernel read ahead on this mount, in KiB. With its default of 128 KiB a stream costs
+/// a third more time; with 4 MiB it has a starting guest fetch half as much again (recorded boot: 14 %
+/// of the image against 22 %). Distance is covered by our own read-ahead.
+const KERNEL_READ_AHEAD_KIB: u32 = 512;
 
 /// How long `finish` lets the cache write out what has to survive.
 const FINISH: Duration = Duration::from_secs(10);

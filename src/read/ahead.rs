@@ -1,32 +1,61 @@
-//! Read-ahead: what to fetch before it is asked for, from nothing but the offsets of the reads so far.
+//! Read-ahead: what to fetch before it is asked for, from nothing but the reads so far and the server's pace.
 //!
 //! A pure state machine, without I/O and without a clock. It follows two readers per handle, since a
-//! program that copies often looks up tables elsewhere in between. A reader is *proven* by a second read
-//! next to its first; from then on the window ahead of it doubles each time as much was read as the window
-//! is long, so that what is fetched in vain is never more than what was read. Reads may come out of
-//! order: the kernel sends several of one reader at once, to several of our threads.
+//! program that copies often looks up tables elsewhere in between. A reader is *proven* once it has read
+//! a little in sequence; from then on the window ahead of it doubles each time that it has to wait, but
+//! is never longer than what was read, so that no more is fetched in vain. Reads may come out of
+//! order: the kernel sends several of one reader at once, to several of our threads. What belongs
+//! to no reader is looked at by `stride` and `scatter`.
 
+use crate::cache::Found;
+use crate::source::Pace;
 use crate::units::ByteRange;
 
+use super::scatter::Scatter;
+use super::stride::Stride;
+
+/// A reader is proven by so many bytes in sequence: a few reads of `cp`. A starting guest reads many short
+/// sequences, and what is fetched beyond their ends is in vain.
+const PROOF: u64 = 512 * 1024;
 /// The first window, and the least that is worth a request of its own.
 const FIRST_WINDOW: u64 = 128 * 1024;
 /// How far from the end of a reader a read may begin and still be its next: the kernel's own read-ahead
 /// keeps several requests of up to 1 MiB under way.
 const NEAR: u64 = 1024 * 1024;
-/// What is due is given out in parts no smaller than a quarter of the window, and in parts of this size
-/// once the window is large: 8 MiB is what one request to Glance should be.
-const LARGEST_PART: u64 = 8 * 1024 * 1024;
-/// The largest window: four parts, so that three are on their way while one is read.
-const LARGEST_WINDOW: u64 = 4 * LARGEST_PART;
+/// The largest window in requests ([`Pace::piece`]): three are on their way while one is read.
+const WINDOW_PIECES: u64 = 4;
+/// A reader that never waits gets a larger window too, for fewer requests, but only once it has read so
+/// many windows.
+const UNHURRIED: u64 = 4;
 /// Readers followed per handle.
 const READERS: usize = 2;
+
+/// What a read should lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// To fetch: the read itself and what lies around it.
+    pub fetch: ByteRange,
+    /// Elsewhere, for the reads that will follow.
+    pub also: Vec<ByteRange>,
+    /// A proven reader passes here: the read is not likely to come again.
+    pub passing: bool,
+}
+
+impl Plan {
+    fn only(range: ByteRange) -> Self {
+        Self { fetch: range, also: Vec::new(), passing: false }
+    }
+}
 
 /// The read-ahead of one handle.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadAhead {
     size: u64,
+    /// The largest window that the memory of the mount allows.
     largest: u64,
     readers: [Follow; READERS],
+    stride: Stride,
+    scatter: Scatter,
     clock: u64,
 }
 
@@ -39,6 +68,8 @@ struct Follow {
     total: u64,
     /// Bytes to have ahead of `end`; 0: not proven.
     window: u64,
+    /// What was asked for ahead last begins here.
+    asked_from: u64,
     /// What is before this was asked for already.
     asked: u64,
     /// The read that used it last, counted; 0: never.
@@ -49,47 +80,47 @@ impl ReadAhead {
     /// For an image of `size` bytes and a `budget` for all images: a window takes no more than a
     /// quarter of it.
     pub(crate) fn new(size: u64, budget: u64) -> Self {
-        let largest = LARGEST_WINDOW.min(budget / 4);
-        Self { size, largest, readers: [Follow::default(); READERS], clock: 0 }
+        Self {
+            size,
+            largest: budget / 4,
+            readers: [Follow::default(); READERS],
+            stride: Stride::default(),
+            scatter: Scatter::default(),
+            clock: 0,
+        }
     }
 
-    /// A read of `range` happens, and some of it is neither here nor on its way when `missed`.
-    /// Gives what should be fetched: `range`, and beyond it what a proven reader will want.
-    pub(crate) fn on_read(&mut self, range: ByteRange, missed: bool) -> ByteRange {
+    /// A read of `range` happens, whose bytes are where `found` says, from a server of this `pace`.
+    pub(crate) fn on_read(&mut self, range: ByteRange, found: Found, pace: Pace) -> Plan {
         self.clock += 1;
-        let (clock, size, largest) = (self.clock, self.size, self.largest);
+        self.scatter.on_read(range);
+        let (clock, size) = (self.clock, self.size);
+        let largest = self.largest.min(pace.piece() * WINDOW_PIECES);
         let Some(reader) = self.reader_of(range) else {
             let oldest = self.readers.iter_mut().min_by_key(|reader| reader.used);
             if let Some(oldest) = oldest {
-                *oldest =
-                    Follow { end: range.end, total: range.len(), window: 0, asked: range.end, used: clock };
+                *oldest = Follow {
+                    end: range.end,
+                    total: range.len(),
+                    window: 0,
+                    asked_from: range.start,
+                    asked: range.end,
+                    used: clock,
+                };
             }
-            return range;
+            let also = self.stride.on_read(range, found, size);
+            if !also.is_empty() {
+                return Plan { also, ..Plan::only(range) };
+            }
+            let wide = match found {
+                Found::Missing => self.scatter.widen(range, pace.chunk(), size),
+                _ => range,
+            };
+            return Plan::only(wide);
         };
-        reader.used = clock;
-        // Bytes read again prove nothing.
-        reader.total += range.end.saturating_sub(range.start.max(reader.end));
-        reader.end = reader.end.max(range.end);
-        if reader.window == 0 {
-            reader.window = FIRST_WINDOW;
-        }
-        while reader.window < largest && reader.total >= reader.window {
-            reader.window *= 2;
-        }
-        reader.window = reader.window.min(largest);
-        if missed {
-            // What was asked for ahead has not been fetched (memory was short), or is gone again.
-            reader.asked = reader.asked.min(range.end);
-        }
-        reader.asked = reader.asked.max(range.end);
-        let target = reader.end.saturating_add(reader.window).min(size);
-        let part = (reader.window / 4).clamp(FIRST_WINDOW.min(largest), LARGEST_PART);
-        let due = target.saturating_sub(reader.asked);
-        if due == 0 || (due < part && target < size && !missed) {
-            return range;
-        }
-        reader.asked = target;
-        ByteRange::new(range.start, target)
+        let passing = reader.window > 0;
+        let fetch = reader.on_read(range, found, largest, pace.piece(), size, clock);
+        Plan { fetch, also: Vec::new(), passing }
     }
 
     /// The reader that `range` continues: the nearest one that it is close to.
@@ -106,8 +137,54 @@ impl ReadAhead {
     }
 }
 
+impl Follow {
+    /// Its next read; gives what should be fetched: `range`, and beyond it what will be wanted.
+    fn on_read(
+        &mut self,
+        range: ByteRange,
+        found: Found,
+        largest: u64,
+        piece: u64,
+        size: u64,
+        clock: u64,
+    ) -> ByteRange {
+        self.used = clock;
+        // Bytes read again prove nothing.
+        self.total += range.end.saturating_sub(range.start.max(self.end));
+        self.end = self.end.max(range.end);
+        if self.total < PROOF {
+            self.asked = self.asked.max(range.end);
+            return range;
+        }
+        let missed = found == Found::Missing;
+        // It was asked for ahead, and is not here: memory was too short to fetch it, or to keep it.
+        let lost = missed && self.asked_from <= range.start && range.end <= self.asked && self.window > 0;
+        if lost {
+            self.window /= 2;
+        } else if self.total >= self.window * if found == Found::Here { UNHURRIED } else { 1 } {
+            self.window *= 2;
+        }
+        self.window = self.window.clamp(FIRST_WINDOW.min(largest), largest);
+        if missed {
+            self.asked = self.asked.min(range.end);
+        }
+        self.asked = self.asked.max(range.end);
+        let target = self.end.saturating_add(self.window).min(size);
+        let part = (self.window / WINDOW_PIECES).clamp(FIRST_WINDOW.min(largest), piece);
+        let due = target.saturating_sub(self.asked);
+        if due == 0 || (due < part && target < size && !missed) {
+            return range;
+        }
+        self.asked_from = range.start;
+        self.asked = target;
+        ByteRange::new(range.start, target)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -115,83 +192,140 @@ mod tests {
     const KIB: u64 = 1024;
     const MIB: u64 = 1024 * KIB;
     const BUDGET: u64 = 256 * MIB;
+    const HUGE: u64 = 1 << 40;
+    const NEAR_SERVER: Pace = Pace { first_byte: Duration::from_micros(100), bandwidth: 1_000_000_000 };
+    const GLANCE: Pace = Pace { first_byte: Duration::from_millis(3), bandwidth: 2_000_000_000 };
 
-    /// Reads `ranges` and gives all bytes that were asked for, without those asked twice in a row.
-    fn asked(ahead: &mut ReadAhead, ranges: impl IntoIterator<Item = ByteRange>) -> (u64, u64) {
-        let (mut read, mut fetched) = (0, 0);
-        let mut furthest = 0;
-        for range in ranges {
-            let fetch = ahead.on_read(range, range.end > furthest);
-            assert!(fetch.contains(range));
-            read += range.len();
-            fetched += fetch.end.saturating_sub(furthest.max(fetch.start));
-            furthest = furthest.max(fetch.end);
+    /// A reader that waits for everything, and the furthest byte asked for so far.
+    struct Slow {
+        ahead: ReadAhead,
+        pace: Pace,
+        furthest: u64,
+    }
+
+    impl Slow {
+        fn new(size: u64, budget: u64, pace: Pace) -> Self {
+            Self { ahead: ReadAhead::new(size, budget), pace, furthest: 0 }
         }
-        (read, fetched)
+
+        fn read(&mut self, range: ByteRange) -> ByteRange {
+            let found = if range.end > self.furthest { Found::Missing } else { Found::OnItsWay };
+            let fetch = self.ahead.on_read(range, found, self.pace).fetch;
+            self.furthest = self.furthest.max(fetch.end);
+            fetch
+        }
     }
 
     fn sequence(len: u64, count: u64) -> impl Iterator<Item = ByteRange> {
         (0..count).map(move |at| ByteRange::at(at * len, len))
     }
 
+    fn fetch(ahead: &mut ReadAhead, range: ByteRange, found: Found) -> ByteRange {
+        ahead.on_read(range, found, NEAR_SERVER).fetch
+    }
+
     #[test]
     fn a_first_read_fetches_just_itself() {
-        let mut ahead = ReadAhead::new(100 * MIB, BUDGET);
         let range = ByteRange::at(0, 128 * KIB);
-        assert_eq!(ahead.on_read(range, true), range);
+        assert_eq!(
+            ReadAhead::new(100 * MIB, BUDGET).on_read(range, Found::Missing, NEAR_SERVER),
+            Plan::only(range)
+        );
     }
 
     #[test]
-    fn random_reads_fetch_just_themselves() {
-        let mut ahead = ReadAhead::new(1 << 40, BUDGET);
+    fn random_reads_of_a_near_server_fetch_just_themselves() {
+        let mut ahead = ReadAhead::new(HUGE, BUDGET);
         for at in 0..200u64 {
-            let range = ByteRange::at((at * 7919 % 1000) * 50 * MIB, 16 * KIB);
-            assert_eq!(ahead.on_read(range, true), range);
+            let range = ByteRange::at((at * at * 7919 % 1000) * 50 * MIB, 16 * KIB);
+            assert_eq!(ahead.on_read(range, Found::Missing, NEAR_SERVER), Plan::only(range));
         }
     }
 
     #[test]
-    fn a_second_adjacent_read_begins_and_the_window_doubles() {
-        let mut ahead = ReadAhead::new(1 << 40, BUDGET);
-        let mut windows = Vec::new();
-        let mut furthest = 0;
-        for range in sequence(128 * KIB, 600) {
-            let fetch = ahead.on_read(range, range.end > furthest);
-            furthest = furthest.max(fetch.end);
-            windows.push(furthest - range.end);
-        }
-        assert_eq!(windows[..2], [0, 512 * KIB]);
-        assert_eq!(windows.iter().max(), Some(&(32 * MIB)));
+    fn where_a_request_is_dear_a_single_read_takes_its_neighbourhood_along() {
+        let mut ahead = ReadAhead::new(HUGE, BUDGET);
+        let plan = ahead.on_read(ByteRange::at(5 * MIB + 1, 4 * KIB), Found::Missing, GLANCE);
+        assert_eq!(plan.fetch, ByteRange::new(5 * MIB, 6 * MIB));
+        let here = ByteRange::at(50 * MIB, 4 * KIB);
+        assert_eq!(ahead.on_read(here, Found::Here, GLANCE), Plan::only(here));
+    }
+
+    #[test]
+    fn equal_distances_fetch_the_next_reads() {
+        let mut ahead = ReadAhead::new(HUGE, BUDGET);
+        let reads = (0..6u64).map(|at| ByteRange::at(at * 10 * MIB, 4 * KIB));
+        let also: Vec<_> =
+            reads.flat_map(|range| ahead.on_read(range, Found::Missing, NEAR_SERVER).also).collect();
+        assert_eq!(also[0], ByteRange::at(40 * MIB, 4 * KIB));
+    }
+
+    #[test]
+    fn a_reader_that_waits_gets_a_window_that_doubles() {
+        let mut slow = Slow::new(HUGE, BUDGET, NEAR_SERVER);
+        let windows: Vec<u64> = sequence(128 * KIB, 600)
+            .map(|range| {
+                slow.read(range);
+                slow.furthest - range.end
+            })
+            .collect();
+        assert_eq!(windows[..5], [0, 0, 0, 128 * KIB, 256 * KIB]);
+        assert_eq!(windows.iter().max(), Some(&(16 * MIB)));
         // Once it is large, at least three parts are ahead at any time.
-        assert!(windows[400..].iter().all(|window| *window >= 24 * MIB), "{:?}", &windows[400..]);
+        assert!(windows[400..].iter().all(|window| *window >= 12 * MIB), "{:?}", &windows[400..]);
     }
 
     #[test]
-    fn a_steady_stream_is_asked_for_in_large_parts() {
-        let mut ahead = ReadAhead::new(1 << 40, BUDGET);
+    fn a_reader_that_never_waits_has_a_small_window_for_longer() {
+        let mut ahead = ReadAhead::new(HUGE, BUDGET);
+        sequence(128 * KIB, 600).for_each(|range| {
+            let fetch = fetch(&mut ahead, range, Found::Here);
+            assert!(fetch.end - range.end <= FIRST_WINDOW.max(range.end / 2), "{fetch}");
+        });
+    }
+
+    #[test]
+    fn a_dear_server_is_asked_for_larger_parts() {
+        let mut slow = Slow::new(HUGE, BUDGET, GLANCE);
         let reads: Vec<_> = sequence(128 * KIB, 4000).collect();
-        asked(&mut ahead, reads[..1000].iter().copied());
-        let requests = reads[1000..].iter().filter(|range| ahead.on_read(**range, false) != **range);
-        // 3000 reads are 375 MiB: 47 parts of 8 MiB.
-        assert!(requests.count() <= 48);
+        reads[..1000].iter().for_each(|range| {
+            slow.read(*range);
+        });
+        let requests = reads[1000..].iter().filter(|range| slow.read(**range) != **range).count();
+        // 3000 reads are 375 MiB: 24 parts of 16 MiB.
+        assert!(requests <= 25, "{requests}");
     }
 
     #[test]
     fn a_small_budget_bounds_the_window() {
-        let mut ahead = ReadAhead::new(1 << 40, 16 * MIB);
-        let mut furthest = 0;
+        let mut slow = Slow::new(HUGE, 16 * MIB, GLANCE);
         for range in sequence(128 * KIB, 1000) {
-            furthest = furthest.max(ahead.on_read(range, range.end > furthest).end);
-            assert!(furthest <= range.end + 4 * MIB);
+            slow.read(range);
+            assert!(slow.furthest <= range.end + 4 * MIB);
         }
     }
 
     #[test]
+    fn a_window_that_memory_cannot_hold_shrinks() {
+        let mut slow = Slow::new(HUGE, BUDGET, NEAR_SERVER);
+        sequence(128 * KIB, 600).for_each(|range| {
+            slow.read(range);
+        });
+        let window = |ahead: &ReadAhead| ahead.readers.iter().map(|reader| reader.window).max();
+        assert_eq!(window(&slow.ahead), Some(16 * MIB));
+        for at in 600..606 {
+            // What was asked for ahead never comes.
+            fetch(&mut slow.ahead, ByteRange::at(at * 128 * KIB, 128 * KIB), Found::Missing);
+        }
+        assert!(window(&slow.ahead) <= Some(MIB), "{:?}", slow.ahead);
+    }
+
+    #[test]
     fn two_readers_of_one_handle_do_not_disturb_each_other() {
-        let mut ahead = ReadAhead::new(1 << 40, BUDGET);
+        let mut ahead = ReadAhead::new(HUGE, BUDGET);
         for range in sequence(128 * KIB, 100) {
-            ahead.on_read(range, false);
-            ahead.on_read(ByteRange::at(range.start + (1 << 30), range.len()), false);
+            fetch(&mut ahead, range, Found::OnItsWay);
+            fetch(&mut ahead, ByteRange::at(range.start + (1 << 30), range.len()), Found::OnItsWay);
         }
         let proven: Vec<u64> = ahead.readers.iter().map(|reader| reader.window).collect();
         assert!(proven.iter().all(|window| *window >= 8 * MIB), "{proven:?}");
@@ -199,24 +333,33 @@ mod tests {
 
     #[test]
     fn reads_out_of_order_are_one_reader() {
-        let mut ahead = ReadAhead::new(1 << 40, BUDGET);
+        let mut ahead = ReadAhead::new(HUGE, BUDGET);
         for pair in 0..200u64 {
             for at in [pair * 2 + 1, pair * 2] {
-                ahead.on_read(ByteRange::at(at * 128 * KIB, 128 * KIB), false);
+                fetch(&mut ahead, ByteRange::at(at * 128 * KIB, 128 * KIB), Found::OnItsWay);
             }
         }
-        assert!(ahead.readers.iter().any(|reader| reader.window >= 16 * MIB), "{ahead:?}");
+        assert!(ahead.readers.iter().any(|reader| reader.window >= 8 * MIB), "{ahead:?}");
     }
 
     #[test]
-    fn a_prefetch_that_was_dropped_is_asked_for_again_on_a_miss() {
-        let mut ahead = ReadAhead::new(1 << 40, BUDGET);
-        for range in sequence(128 * KIB, 100) {
-            ahead.on_read(range, false);
-        }
-        let next = ByteRange::at(100 * 128 * KIB, 128 * KIB);
-        let fetch = ahead.on_read(next, true);
-        assert!(fetch.len() >= 8 * MIB, "{fetch}");
+    fn a_prefetch_that_was_dropped_is_asked_for_again() {
+        let mut slow = Slow::new(HUGE, BUDGET, NEAR_SERVER);
+        sequence(128 * KIB, 400).for_each(|range| {
+            slow.read(range);
+        });
+        let next = ByteRange::at(400 * 128 * KIB, 128 * KIB);
+        let again = fetch(&mut slow.ahead, next, Found::Missing);
+        assert!(again.len() >= 8 * MIB, "{again}");
+    }
+
+    #[test]
+    fn a_proven_reader_is_passing() {
+        let mut ahead = ReadAhead::new(HUGE, BUDGET);
+        let passing: Vec<bool> = sequence(256 * KIB, 4)
+            .map(|range| ahead.on_read(range, Found::Missing, NEAR_SERVER).passing)
+            .collect();
+        assert_eq!(passing, [false, false, true, true]);
     }
 
     proptest! {
@@ -224,23 +367,29 @@ mod tests {
         fn whatever_is_read_what_is_fetched_contains_it_and_stays_bounded(
             reads in prop::collection::vec((0u64..200, 1u64..20), 1..200),
             size in 1u64..300,
+            micros in 0u64..20_000,
         ) {
             let size = size * 100_000;
             let mut ahead = ReadAhead::new(size, BUDGET);
+            let pace = Pace { first_byte: Duration::from_micros(micros), bandwidth: 500_000_000 };
             for (at, len) in reads {
                 let range = ByteRange::at(at * 100_000, len * 65_536).clamp_to(size);
-                let fetch = ahead.on_read(range, at % 3 == 0);
-                prop_assert!(fetch.contains(range));
-                prop_assert!(fetch.end <= size.max(range.end));
-                prop_assert!(fetch.start == range.start);
+                let found = [Found::Here, Found::OnItsWay, Found::Missing][at as usize % 3];
+                let plan = ahead.on_read(range, found, pace);
+                prop_assert!(plan.fetch.contains(range));
+                prop_assert!(plan.fetch.end <= size.max(range.end));
+                prop_assert!(plan.also.iter().all(|also| also.end <= size && !also.is_empty()));
             }
         }
 
         #[test]
         fn a_sequential_reader_wastes_no_more_than_it_read(len in 1u64..64, count in 2u64..400) {
-            let mut ahead = ReadAhead::new(1 << 40, BUDGET);
-            let (read, fetched) = asked(&mut ahead, sequence(len * 16 * KIB, count));
-            prop_assert!(fetched <= read * 3 + FIRST_WINDOW * 2, "{fetched} for {read}");
+            let mut slow = Slow::new(HUGE, BUDGET, NEAR_SERVER);
+            sequence(len * 16 * KIB, count).for_each(|range| {
+            slow.read(range);
+        });
+            let read = len * 16 * KIB * count;
+            prop_assert!(slow.furthest <= read * 3 + FIRST_WINDOW * 2, "{} for {read}", slow.furthest);
         }
     }
 }

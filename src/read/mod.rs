@@ -1,6 +1,8 @@
 //! An open file for reading: bytes to blocks, with read-ahead for sequential readers.
 
 mod ahead;
+mod scatter;
+mod stride;
 #[cfg(test)]
 mod tests;
 
@@ -8,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::cache::CachedImage;
+use crate::cache::{CachedImage, Found};
 use crate::error::Result;
 use crate::units::ByteRange;
 
-use self::ahead::ReadAhead;
+use self::ahead::{Plan, ReadAhead};
 
 /// One handle's reader. It holds no data: an idle handle costs a few hundred bytes.
 pub struct Reader {
@@ -35,10 +37,9 @@ impl Reader {
     pub fn try_read(&self, range: ByteRange) -> Option<Bytes> {
         let range = range.clamp_to(self.size);
         let bytes = self.image.try_read(range)?;
-        let fetch = self.plan(range, false);
-        if fetch.end > range.end {
-            self.image.prefetch(ByteRange::new(range.end, fetch.end));
-        }
+        let plan = self.plan(range, Found::Here);
+        self.fetch_ahead(ByteRange::new(range.end, plan.fetch.end), &plan);
+        self.passed(range, &plan);
         Some(bytes)
     }
 
@@ -48,17 +49,36 @@ impl Reader {
     /// Those of the source, when bytes must be fetched; `Integrity` when the image is not what its hash says.
     pub async fn read(&self, range: ByteRange) -> Result<Bytes> {
         let range = range.clamp_to(self.size);
-        let missed = !self.image.is_at_hand(range);
-        let fetch = self.plan(range, missed);
-        if !missed && fetch.end > range.end {
-            self.image.prefetch(ByteRange::new(range.end, fetch.end));
-            return self.image.read(range, range).await;
-        }
-        self.image.read(range, fetch).await
+        let found = self.image.look_for(range);
+        let plan = self.plan(range, found);
+        // What is missing comes in one request with what lies around it.
+        let (fetch, beyond) = match found {
+            Found::Missing => (plan.fetch, ByteRange::new(range.end, range.end)),
+            _ => (range, ByteRange::new(range.end, plan.fetch.end)),
+        };
+        self.fetch_ahead(beyond, &plan);
+        let bytes = self.image.read(range, fetch).await?;
+        self.passed(range, &plan);
+        Ok(bytes)
     }
 
-    fn plan(&self, range: ByteRange, missed: bool) -> ByteRange {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).on_read(range, missed)
+    /// Begins to fetch what will be read soon.
+    fn fetch_ahead(&self, beyond: ByteRange, plan: &Plan) {
+        for ahead in plan.also.iter().chain([&beyond]).filter(|ahead| !ahead.is_empty()) {
+            self.image.prefetch(*ahead);
+        }
+    }
+
+    /// What a sequential reader has read need not stay in our memory: the kernel's page cache has it.
+    fn passed(&self, range: ByteRange, plan: &Plan) {
+        if plan.passing {
+            self.image.let_pass(range);
+        }
+    }
+
+    fn plan(&self, range: ByteRange, found: Found) -> Plan {
+        let pace = self.image.pace();
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).on_read(range, found, pace)
     }
 
     /// The cached image below.

@@ -1,6 +1,7 @@
 //! Readers over a real cache: right bytes in any order, few requests in sequence.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
@@ -42,6 +43,8 @@ async fn a_sequential_reader_gets_the_image_in_few_requests() {
     let cache = Cache::open(&config(dir.path()), Handle::current()).unwrap();
     let size = 100 * MIB + 5;
     let source = FakeSource::new(1, size);
+    // Slower than its reader, as a network is.
+    source.set(|behaviour| (behaviour.delay, behaviour.chunk) = (Duration::from_millis(2), 256 * 1024));
     let reader = Reader::new(cache.image(&unhashed(1, size), source.clone()), size);
     let mut at = 0;
     loop {
@@ -55,7 +58,9 @@ async fn a_sequential_reader_gets_the_image_in_few_requests() {
     }
     assert_eq!(at, size);
     let asked = source.asked();
-    assert!(asked.len() <= 40, "{} requests", asked.len());
+    let lens: Vec<u64> = asked.iter().map(|range| range.len() / 1024).collect();
+    // 25 of 4 MiB would do; the window has to grow first, and how fast depends on who is faster.
+    assert!(lens.len() <= 60, "{lens:?} KiB");
     assert_eq!(asked.iter().map(|range| range.len()).sum::<u64>(), size, "every byte once");
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Body {
     requests: u32,
     fruitless: u32,
     last_byte: Instant,
+    /// When the first chunk of the current body came, and the bytes after it.
+    running: Option<(Instant, u64)>,
 }
 
 impl Body {
@@ -71,6 +73,7 @@ impl Body {
             requests: 0,
             fruitless: 0,
             last_byte: Instant::now(),
+            running: None,
         }
     }
 
@@ -96,7 +99,10 @@ impl Body {
             Plan::Range(_) => Some(self.rest),
             Plan::Whole => None,
         };
+        let sent = Instant::now();
         let download = self.shared.downloads.download(&self.id, self.size, asked).await?;
+        self.shared.pace.first_byte(sent.elapsed());
+        self.running = None;
         let expected = asked.unwrap_or(ByteRange::new(0, self.size));
         if download.range != expected {
             let got = download.range;
@@ -110,12 +116,16 @@ impl Body {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             if self.rest.is_empty() {
+                if let Some((since, bytes)) = self.running.take() {
+                    self.shared.pace.body(bytes, self.last_byte - since);
+                }
                 return Ok(None);
             }
             let failure = match self.current.take() {
                 Some((at, mut chunks)) => match tokio::time::timeout(self.stall(), chunks.next()).await {
                     Ok(Some(Ok(chunk))) => {
                         self.last_byte = Instant::now();
+                        self.measure(chunk.len() as u64);
                         let end = at.saturating_add(chunk.len() as u64);
                         if end > self.rest.end {
                             Error::new(Kind::Integrity, "the server sent more bytes than it promised")
@@ -140,6 +150,14 @@ impl Body {
                 },
             };
             self.recover(failure).await?;
+        }
+    }
+
+    /// Counts what follows the first chunk of a body, for its bandwidth.
+    fn measure(&mut self, len: u64) {
+        match &mut self.running {
+            Some((_, bytes)) => *bytes += len,
+            first => *first = Some((self.last_byte, 0)),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
 
 use super::body::{Body, Plan};
-use super::{Shared, Source, SourceKind, Transfer, Urgency};
+use super::{Pace, Shared, Source, SourceKind, Transfer, Urgency};
 
 /// The source of one image, ranged or streamed as its store allows.
 pub(super) struct Chooser {
@@ -88,5 +88,9 @@ impl Source for Chooser {
             kind if kind == SourceKind::Streamed as u8 => SourceKind::Streamed,
             _ => SourceKind::Unknown,
         }
+    }
+
+    fn pace(&self) -> Pace {
+        self.shared.pace.pace()
     }
 }

@@ -3,12 +3,13 @@
 //! Only Glance's `file` and `cinder` stores serve ranges; rbd, swift, s3, http and vmware answer a
 //! `Range` with HTTP 400. [`Sources`] finds out which one an image is in by asking for the first
 //! range, and remembers the answer per store. See `chooser` for the decision, `body` for how a
-//! transfer survives cuts, `slots` for how many are open at once.
+//! transfer survives cuts, `slots` for how many are open at once, `pace` for how much to ask for.
 
 mod body;
 mod chooser;
 #[cfg(test)]
 pub(crate) mod fake;
+mod pace;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,10 @@ use crate::glance::{Downloads, Image};
 use crate::units::ByteRange;
 
 use self::chooser::Chooser;
+use self::pace::PaceMeter;
 use self::slots::Slots;
+
+pub use self::pace::Pace;
 
 /// How an image is being read, as `user.glancefs.source` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +73,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// What is known of how this image is served.
     fn kind(&self) -> SourceKind;
+
+    /// How fast it comes, as far as it was measured.
+    fn pace(&self) -> Pace;
 }
 
 /// Makes the source of each image of a mount; cheap to clone.
@@ -81,6 +88,7 @@ pub struct Sources {
 struct Shared {
     downloads: Arc<dyn Downloads>,
     slots: Slots,
+    pace: PaceMeter,
     /// No transfer goes on for longer than this without a byte.
     patience: Duration,
     stores: Mutex<HashMap<Box<str>, SourceKind>>,
@@ -96,7 +104,13 @@ impl Sources {
     /// Sources that fetch through `downloads`, with at most `http.max_connections` transfers at once.
     pub fn new(downloads: Arc<dyn Downloads>, http: &HttpConfig) -> Self {
         let slots = Slots::new(http.max_connections, http.timeout);
-        let shared = Shared { downloads, slots, patience: http.timeout, stores: Mutex::default() };
+        let shared = Shared {
+            downloads,
+            slots,
+            pace: PaceMeter::default(),
+            patience: http.timeout,
+            stores: Mutex::default(),
+        };
         Self { shared: Arc::new(shared) }
     }
 

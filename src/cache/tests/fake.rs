@@ -9,7 +9,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 
 use crate::error::{Error, Kind, Result};
 use crate::source::fake::pattern;
-use crate::source::{Source, SourceKind, Transfer, Urgency};
+use crate::source::{Pace, Source, SourceKind, Transfer, Urgency};
 use crate::units::ByteRange;
 
 /// How a [`FakeSource`] behaves from now on.
@@ -27,6 +27,8 @@ pub(crate) struct Behaviour {
     pub pause: Duration,
     /// Bytes in a chunk.
     pub chunk: u64,
+    /// What it says of its own pace.
+    pub pace: Pace,
 }
 
 pub(crate) struct FakeSource {
@@ -95,5 +97,9 @@ impl Source for FakeSource {
 
     fn kind(&self) -> SourceKind {
         *self.kind.lock().unwrap()
+    }
+
+    fn pace(&self) -> Pace {
+        self.behaviour.lock().unwrap().pace
     }
 }
