@@ -55,6 +55,14 @@ impl Origin {
         Ok(config)
     }
 
+    /// The name of the cloud in clouds.yaml.
+    pub(super) fn cloud(&self) -> Option<&str> {
+        match &self.place {
+            Place::Environment => None,
+            Place::Files { cloud, .. } => Some(cloud),
+        }
+    }
+
     /// For messages: what a person should look at.
     pub(super) fn describe(&self) -> String {
         match &self.place {
@@ -64,6 +72,14 @@ impl Origin {
                 format!("cloud {cloud:?} in {}", paths.join(" and "))
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Origin {
+    /// A cloud of this file only.
+    pub(super) fn of_file(cloud: &str, path: &Path) -> Self {
+        Self { place: Place::Files { cloud: cloud.into(), paths: vec![path.into()] }, auth_type: None }
     }
 }
 

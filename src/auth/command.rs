@@ -17,11 +17,14 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of output that are read: tokens of Keystone's largest format (PKI) have some 10 KB.
 const OUTPUT_LIMIT: u64 = 64 * 1024;
 
+/// `EX_TEMPFAIL` of sysexits.h, "try again later": by this status the command tells an outage from a refusal.
+const TEMPORARY_FAILURE: i32 = 75;
+
 /// Runs `sh -c command` and takes the first line of its output.
 ///
 /// # Errors
-/// `NotAuthenticated` when it fails or gives no token, `TimedOut` after 30 s (then it and its children are killed),
-/// `Config` when there is no shell. What it wrote to standard error is quoted; its output never is.
+/// `NotAuthenticated` when it fails or gives no token, `Unreachable` when it fails with status 75 (`EX_TEMPFAIL`),
+/// `TimedOut` after 30 s (then it and its children are killed), `Config` when there is no shell. What it wrote to standard error is quoted; its output never is.
 pub(super) async fn run(command: &str) -> Result<Token> {
     run_within(command, TIME_LIMIT).await
 }
@@ -54,10 +57,9 @@ async fn run_within(command: &str, limit: Duration) -> Result<Token> {
     let status =
         status.map_err(|error| Error::new(Kind::NotAuthenticated, "--token-command").with_source(error))?;
     if !status.success() {
-        return Err(Error::new(
-            Kind::NotAuthenticated,
-            format!("--token-command failed ({status}){}", quote(&complaint)),
-        ));
+        let temporary = status.code() == Some(TEMPORARY_FAILURE);
+        let kind = if temporary { Kind::Unreachable } else { Kind::NotAuthenticated };
+        return Err(Error::new(kind, format!("--token-command failed ({status}){}", quote(&complaint))));
     }
     // Nothing of the output may reach a message, not even when it is no token.
     let text = String::from_utf8(output)
@@ -121,6 +123,13 @@ mod tests {
         assert_eq!(error.kind(), Kind::NotAuthenticated);
         let text = error.to_string();
         assert!(text.contains("cause") && text.contains('3') && !text.contains("s3cr3t"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn status_75_is_an_outage_and_no_refusal() {
+        let error = run("echo 'no route' >&2; exit 75").await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unreachable);
+        assert!(error.to_string().contains("no route"), "{error}");
     }
 
     #[tokio::test]

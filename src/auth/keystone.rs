@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use openstack_sdk::api::ApiError;
 use openstack_sdk::config::CloudConfig;
 use openstack_sdk::{AsyncOpenStack, AuthError, OpenStackError};
@@ -15,6 +16,7 @@ use tracing::subscriber::NoSubscriber;
 use super::app_credential;
 use super::clouds::Origin;
 use super::endpoint::{CatalogueEntry, choose_image_endpoint, interface_name, parse_endpoint};
+use super::last_login::{Description, Facts};
 use super::renewal::{Session, TokenSource};
 use super::tls::Tls;
 use super::token::Token;
@@ -96,20 +98,57 @@ impl Keystone {
         Ok(Session {
             token: Some(login.token),
             lifetime: login.lifetime,
-            project_id: login.project_id,
-            endpoints: endpoint.into_iter().collect(),
+            facts: Facts { project_id: login.project_id, endpoints: endpoint.into_iter().collect() },
         })
     }
 
     fn image_endpoint(&self, config: &CloudConfig, login: &Login) -> Result<url::Url> {
-        let given =
-            config.options.get("image_endpoint_override").and_then(|value| value.clone().into_string().ok());
-        if let Some(given) = given.filter(|text| !text.is_empty()) {
+        if let Some(given) = endpoint_override(config) {
             return parse_endpoint(&given).map_err(|error| error.context("image_endpoint_override"));
         }
-        let region = self.region.as_deref().or(config.region_name.as_deref());
-        let interface = interface_name(self.interface.as_deref().or(config.interface.as_deref()));
-        choose_image_endpoint(&login.catalogue, region, interface)
+        choose_image_endpoint(&login.catalogue, self.region(config), self.interface(config))
+    }
+
+    fn region<'a>(&'a self, config: &'a CloudConfig) -> Option<&'a str> {
+        self.region.as_deref().or(config.region_name.as_deref())
+    }
+
+    fn interface<'a>(&'a self, config: &'a CloudConfig) -> &'a str {
+        interface_name(self.interface.as_deref().or(config.interface.as_deref()))
+    }
+
+    /// Everything of `config` that decides who we are and which cloud we talk to.
+    fn describe(&self, config: &CloudConfig) -> Option<Description> {
+        let auth = config.auth.as_ref()?;
+        let names_project = auth.project_id.is_some() || auth.project_name.is_some();
+        let method = match config.auth_type.as_deref()? {
+            method @ ("v3password" | "v3applicationcredential") => method,
+            // A token has a project of its own, which nothing but the token tells.
+            method @ "v3token" if names_project => method,
+            _ => return None,
+        };
+        let text = Option::<String>::as_deref;
+        Some(
+            Description::of(method)
+                .with("cloud", self.origin.cloud())
+                .with("auth_url", text(&auth.auth_url))
+                .with("user_id", text(&auth.user_id))
+                .with("username", text(&auth.username))
+                .with("user_domain_id", text(&auth.user_domain_id))
+                .with("user_domain_name", text(&auth.user_domain_name))
+                .with("project_id", text(&auth.project_id))
+                .with("project_name", text(&auth.project_name))
+                .with("project_domain_id", text(&auth.project_domain_id))
+                .with("project_domain_name", text(&auth.project_domain_name))
+                .with("domain_id", text(&auth.domain_id))
+                .with("domain_name", text(&auth.domain_name))
+                .with("system_scope", text(&auth.system_scope))
+                .with("application_credential_id", text(&auth.application_credential_id))
+                .with("application_credential_name", text(&auth.application_credential_name))
+                .with("region", self.region(config))
+                .with("interface", Some(self.interface(config)))
+                .with("endpoint_override", endpoint_override(config).as_deref()),
+        )
     }
 
     async fn sdk_login(&self, config: &CloudConfig) -> Result<Login> {
@@ -210,9 +249,19 @@ impl Keystone {
 }
 
 impl TokenSource for Keystone {
-    fn obtain(&self) -> futures_util::future::BoxFuture<'_, Result<Session>> {
+    fn obtain(&self) -> BoxFuture<'_, Result<Session>> {
         Box::pin(self.login())
     }
+
+    fn description(&self) -> BoxFuture<'_, Option<Description>> {
+        Box::pin(async { self.describe(&*self.config.lock().await) })
+    }
+}
+
+/// `image_endpoint_override` of clouds.yaml.
+fn endpoint_override(config: &CloudConfig) -> Option<String> {
+    let given = config.options.get("image_endpoint_override")?.clone().into_string().ok()?;
+    Some(given).filter(|text| !text.is_empty())
 }
 
 /// Everything a login needs is there.
@@ -310,4 +359,97 @@ impl std::fmt::Debug for Keystone {
 /// The secret of an application credential, for the one place that must put it into a request.
 pub(super) fn exposed(secret: Option<&secrecy::SecretString>) -> &str {
     secret.map(|secret| secret.expose_secret()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HttpConfig;
+
+    const CLOUDS: &str = "
+clouds:
+  north:
+    region_name: one
+    auth:
+      auth_url: http://keystone.example.org:5000
+      username: alice
+      password: s3cr3t
+      project_name: alpha
+  south:
+    region_name: one
+    auth:
+      auth_url: http://keystone.example.org:5000
+      username: alice
+      password: s3cr3t
+      project_name: alpha
+  robot:
+    auth:
+      auth_url: http://keystone.example.org:5000
+      application_credential_id: id-of-robot
+      application_credential_secret: s3cr3t
+  token:
+    auth:
+      auth_url: http://keystone.example.org:5000
+      token: s3cr3t
+";
+
+    /// The description of `cloud` in these clouds.yaml, as text.
+    async fn described(cloud: &str, clouds: &str, region: Option<&str>) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("clouds.yaml");
+        std::fs::write(&path, clouds).unwrap();
+        let origin = Origin::of_file(cloud, &path);
+        let config = origin.read().unwrap();
+        let http = HttpConfig {
+            timeout: Duration::from_secs(1),
+            ca_cert: None,
+            insecure: false,
+            max_connections: 1,
+        };
+        let tls = Tls::load(&http, Some(&config)).unwrap();
+        let choice = (region.map(str::to_owned), None);
+        let keystone = Keystone::new(origin, config, choice, false, tls, http.timeout).unwrap();
+        let description = keystone.description().await?;
+        Some(format!("{description:?}"))
+    }
+
+    #[tokio::test]
+    async fn a_description_tells_one_login_from_another_without_a_secret() {
+        let alice = described("north", CLOUDS, None).await.unwrap();
+        assert_eq!(described("north", &CLOUDS.replace("s3cr3t", "changed"), None).await.unwrap(), alice);
+        let mut all = vec![alice, described("south", CLOUDS, None).await.unwrap()];
+        all.push(described("robot", CLOUDS, None).await.unwrap());
+        for (from, to) in [
+            ("region_name: one", "interface: internal"),
+            ("region_name: one", "region_name: one\n    image_endpoint_override: http://glance.example.org"),
+            ("keystone.example.org", "other.example.org"),
+            ("username: alice", "username: bob"),
+            ("username: alice", "user_id: alice"),
+            ("username: alice", "username: alice\n      user_domain_name: users"),
+            ("project_name: alpha", "project_name: beta"),
+            ("project_name: alpha", "project_id: alpha"),
+            ("project_name: alpha", "project_name: alpha\n      project_domain_id: projects"),
+            ("project_name: alpha", "domain_id: alpha"),
+            ("project_name: alpha", "system_scope: all"),
+        ] {
+            all.push(described("north", &CLOUDS.replace(from, to), None).await.unwrap());
+        }
+        let by_option = described("north", CLOUDS, Some("two")).await.unwrap();
+        let by_file = described("north", &CLOUDS.replace("region_name: one", "region_name: two"), None).await;
+        assert_eq!(by_file.as_ref(), Some(&by_option));
+        all.push(by_option);
+        let robot = CLOUDS.replace("id-of-robot", "id-of-another");
+        all.push(described("robot", &robot, None).await.unwrap());
+        let different: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "{all:#?}");
+        assert!(!all.iter().any(|text| text.contains("s3cr3t")), "{all:#?}");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_alone_tells_its_project_has_no_description() {
+        assert_eq!(described("token", CLOUDS, None).await, None);
+        let scoped = CLOUDS.replace("token: s3cr3t", "token: s3cr3t\n      project_id: alpha");
+        let description = described("token", &scoped, None).await.unwrap();
+        assert!(description.contains("alpha") && !description.contains("s3cr3t"), "{description}");
+    }
 }

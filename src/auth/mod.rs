@@ -1,11 +1,12 @@
 //! Who we are to the cloud: a token and the addresses of Glance, renewed when needed.
 //!
 //! `clouds` finds out what to log in with, `keystone` (and `app_credential`, `command`) logs in, `renewal` decides
-//! when, `endpoint` says where Glance is, and `tls` whom to trust. Tokens live in memory only, in a type that
-//! cannot be printed.
+//! when, `last_login` keeps what a mount needs to begin without one, `endpoint` says where Glance is, and `tls` whom
+//! to trust. Tokens live in memory only, in a type that cannot be printed.
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use url::Url;
 
 use crate::blocking::blocking;
@@ -17,16 +18,19 @@ mod clouds;
 mod command;
 mod endpoint;
 mod keystone;
+mod last_login;
 mod renewal;
 mod tls;
 mod token;
 
 pub use endpoint::parse_endpoint;
+pub use last_login::LastLogins;
 pub use token::{Credential, Token};
 
 use clouds::Origin;
 use endpoint::base_url;
 use keystone::Keystone;
+use last_login::{Description, Facts, LastLogin, stand_in};
 use renewal::{Renewal, Session, TokenSource};
 use tls::Tls;
 
@@ -39,6 +43,7 @@ pub struct Auth {
 #[derive(Debug)]
 struct Inner {
     tokens: Tokens,
+    /// Those that the operator gave, else those that the mount began with.
     endpoints: Vec<Url>,
     project_id: Option<String>,
     tls: Tls,
@@ -52,12 +57,19 @@ enum Tokens {
 }
 
 impl Auth {
-    /// Logs in for the first time.
+    /// Logs in for the first time, and keeps in `logins` what a later mount needs to begin without a login.
+    ///
+    /// With `allow_stale` this mount itself begins so when nobody answers: then the first [`credential`](Self::credential)
+    /// logs in, and until one does there is no token to send anywhere.
     ///
     /// # Errors
     /// `Config` when the description of the cloud is wrong or incomplete, `NotAuthenticated` when it is refused,
     /// `Unreachable` or `TimedOut` when Keystone does not answer. Each message names the cause and the cure.
-    pub async fn connect(config: &AuthConfig, http: &HttpConfig) -> Result<Self> {
+    pub async fn connect(
+        config: &AuthConfig,
+        http: &HttpConfig,
+        logins: Option<&LastLogins>,
+    ) -> Result<Self> {
         let given = config.endpoints.iter().map(base_url).collect::<Result<Vec<_>>>()?;
         match &config.method {
             AuthMethod::None => Self::fixed(None, given, load_tls(http, None).await?),
@@ -67,9 +79,11 @@ impl Auth {
             AuthMethod::TokenCommand(command) => {
                 let given = required(given)?;
                 let tls = load_tls(http, None).await?;
-                Self::renewed(Box::new(TokenCommand(command.clone())), given, tls, http).await
+                Self::renewed(Box::new(TokenCommand(command.clone())), given, tls, http, logins).await
             }
-            AuthMethod::Keystone { cloud } => Self::keystone(cloud.clone(), given, config, http).await,
+            AuthMethod::Keystone { cloud } => {
+                Self::keystone(cloud.clone(), given, config, http, logins).await
+            }
         }
     }
 
@@ -78,6 +92,7 @@ impl Auth {
         given: Vec<Url>,
         config: &AuthConfig,
         http: &HttpConfig,
+        logins: Option<&LastLogins>,
     ) -> Result<Self> {
         let auth_type = config.auth_type.clone();
         let (origin, description) = blocking(move || {
@@ -100,7 +115,7 @@ impl Auth {
         let choice = (config.region.clone(), config.interface.clone());
         let source =
             Keystone::new(origin, description, choice, !given.is_empty(), tls.clone(), http.timeout)?;
-        Self::renewed(Box::new(source), given, tls, http).await
+        Self::renewed(Box::new(source), given, tls, http, logins).await
     }
 
     fn fixed(token: Option<Token>, endpoints: Vec<Url>, tls: Tls) -> Result<Self> {
@@ -114,12 +129,29 @@ impl Auth {
         given: Vec<Url>,
         tls: Tls,
         http: &HttpConfig,
+        logins: Option<&LastLogins>,
     ) -> Result<Self> {
-        let first = source.obtain().await?;
-        let endpoints = required(if given.is_empty() { first.endpoints.clone() } else { given })?;
-        let project_id = first.project_id.clone();
-        let tokens = Tokens::Renewed(Renewal::new(source, first, http.timeout));
-        Ok(Self { inner: Arc::new(Inner { tokens, endpoints, project_id, tls }) })
+        let login = source.obtain().await;
+        // Asked afterwards: the login may have found a newer description in clouds.yaml.
+        let last = match (logins, source.description().await) {
+            (Some(logins), Some(description)) => Some(LastLogin::new(logins, description, &given)?),
+            _ => None,
+        };
+        let (facts, renewal) = match login {
+            Ok(session) => {
+                if let Some(last) = &last {
+                    last.keep(&session.facts).await;
+                }
+                (session.facts.clone(), Renewal::new(source, session, http.timeout))
+            }
+            Err(error) => {
+                let facts = stand_in(last.as_ref(), &error).await?;
+                (facts.clone(), Renewal::without_login(source, facts, error, http.timeout))
+            }
+        };
+        let endpoints = required(if given.is_empty() { facts.endpoints } else { given })?;
+        let project_id = facts.project_id;
+        Ok(Self { inner: Arc::new(Inner { tokens: Tokens::Renewed(renewal), endpoints, project_id, tls }) })
     }
 
     /// A token good for a request that starts now; renewed first when it has expired, and in the background when it
@@ -153,7 +185,18 @@ impl Auth {
     }
 
     /// The image endpoints without their version (`http://host:9292/`, path kept), at least one.
+    ///
+    /// Ask once there is a credential: of a mount that began without a login, those of the catalogue are known then.
     pub fn endpoints(&self) -> &[Url] {
+        match &self.inner.tokens {
+            Tokens::Renewed(renewal) => renewal.catalogue().unwrap_or(&self.inner.endpoints),
+            Tokens::Fixed(_) => &self.inner.endpoints,
+        }
+    }
+
+    /// The image endpoints that name this cloud for as long as it is mounted: those of [`endpoints`](Self::endpoints),
+    /// or those of an earlier mount when this one began without a login. Nothing is sent to them.
+    pub fn known_endpoints(&self) -> &[Url] {
         &self.inner.endpoints
     }
 
@@ -173,11 +216,16 @@ impl Auth {
 struct TokenCommand(String);
 
 impl TokenSource for TokenCommand {
-    fn obtain(&self) -> futures_util::future::BoxFuture<'_, Result<Session>> {
+    fn obtain(&self) -> BoxFuture<'_, Result<Session>> {
         Box::pin(async {
             let token = command::run(&self.0).await?;
-            Ok(Session { token: Some(token), lifetime: None, project_id: None, endpoints: Vec::new() })
+            Ok(Session { token: Some(token), lifetime: None, facts: Facts::default() })
         })
+    }
+
+    fn description(&self) -> BoxFuture<'_, Option<Description>> {
+        // The endpoints that go with it say all: whose tokens they are is not known after a login either.
+        Box::pin(async { Some(Description::of("token-command")) })
     }
 }
 
@@ -211,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn without_keystone_an_endpoint_must_be_given() {
         for method in [AuthMethod::None, AuthMethod::TokenCommand("echo t".into())] {
-            let error = Auth::connect(&config(method, &[]), &http()).await.unwrap_err();
+            let error = Auth::connect(&config(method, &[]), &http(), None).await.unwrap_err();
             assert_eq!(error.kind(), Kind::Config);
             assert!(error.to_string().contains("--endpoint"), "{error}");
         }
@@ -219,8 +267,9 @@ mod tests {
 
     #[tokio::test]
     async fn no_token_is_a_credential_too() {
-        let auth =
-            Auth::connect(&config(AuthMethod::None, &["http://glance:9292/v2"]), &http()).await.unwrap();
+        let auth = Auth::connect(&config(AuthMethod::None, &["http://glance:9292/v2"]), &http(), None)
+            .await
+            .unwrap();
         assert!(auth.credential().await.unwrap().token.is_none());
         assert_eq!(auth.endpoints()[0].as_str(), "http://glance:9292/");
         assert_eq!(auth.renew_after(0).await.unwrap_err().kind(), Kind::NotAuthenticated);
@@ -232,7 +281,7 @@ mod tests {
         let count = dir.path().join("count");
         let command = format!("echo >> {0}; wc -l < {0}", count.display());
         let config = config(AuthMethod::TokenCommand(command), &["http://glance:9292"]);
-        let auth = Auth::connect(&config, &http()).await.unwrap();
+        let auth = Auth::connect(&config, &http(), None).await.unwrap();
         let token = |credential: &Credential| {
             credential.token.as_ref().unwrap().header().unwrap().to_str().unwrap().to_owned()
         };
@@ -243,11 +292,106 @@ mod tests {
         assert_eq!(token(&auth.renew_after(first.generation).await.unwrap()), "2");
     }
 
+    /// A cloud whose logins fail with `failure`, else give this project and endpoint.
+    #[derive(Debug, Clone)]
+    struct Scripted {
+        failure: Arc<std::sync::Mutex<Option<Kind>>>,
+        endpoint: &'static str,
+    }
+
+    impl TokenSource for Scripted {
+        fn obtain(&self) -> BoxFuture<'_, Result<Session>> {
+            let facts = Facts {
+                project_id: Some("cafe".into()),
+                endpoints: vec![Url::parse(self.endpoint).unwrap()],
+            };
+            let outcome = match *self.failure.lock().unwrap() {
+                Some(kind) => Err(Error::new(kind, "scripted")),
+                None => Ok(Session { token: Some(Token::new("t")), lifetime: None, facts }),
+            };
+            Box::pin(async { outcome })
+        }
+
+        fn description(&self) -> BoxFuture<'_, Option<Description>> {
+            Box::pin(async { Some(Description::of("scripted")) })
+        }
+    }
+
+    async fn begin(source: &Scripted, given: &[Url], logins: &LastLogins) -> Result<Auth> {
+        let tls = load_tls(&http(), None).await.unwrap();
+        Auth::renewed(Box::new(source.clone()), given.to_vec(), tls, &http(), Some(logins)).await
+    }
+
+    #[tokio::test]
+    async fn a_mount_without_a_login_sends_nothing_to_what_it_remembers() {
+        let dir = tempfile::tempdir().unwrap();
+        let logins = LastLogins { folder: dir.path().to_owned(), allow_stale: true };
+        let before = Scripted { failure: Arc::default(), endpoint: "http://before:9292/" };
+        begin(&before, &[], &logins).await.unwrap();
+
+        let now = Scripted {
+            failure: Arc::new(std::sync::Mutex::new(Some(Kind::Unreachable))),
+            endpoint: "http://now:9292/",
+        };
+        let auth = begin(&now, &[], &logins).await.unwrap();
+        assert_eq!(auth.project_id(), Some("cafe"));
+        assert_eq!(auth.known_endpoints()[0].as_str(), "http://before:9292/");
+        assert_eq!(auth.credential().await.unwrap_err().kind(), Kind::Unreachable, "no token, no request");
+
+        *now.failure.lock().unwrap() = None;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert!(auth.credential().await.unwrap().token.is_some());
+        assert_eq!(auth.endpoints()[0].as_str(), "http://now:9292/", "the catalogue counts");
+        assert_eq!(auth.known_endpoints()[0].as_str(), "http://before:9292/", "the cache keeps its name");
+
+        let strict = LastLogins { allow_stale: false, ..logins.clone() };
+        for (kind, logins) in [(Kind::NotAuthenticated, &logins), (Kind::Unreachable, &strict)] {
+            *now.failure.lock().unwrap() = Some(kind);
+            assert_eq!(begin(&now, &[], logins).await.unwrap_err().kind(), kind);
+        }
+    }
+
+    #[tokio::test]
+    async fn endpoints_that_the_operator_gave_stay_and_are_another_login() {
+        let dir = tempfile::tempdir().unwrap();
+        let logins = LastLogins { folder: dir.path().to_owned(), allow_stale: true };
+        let given = [Url::parse("http://given:9292/").unwrap()];
+        let source = Scripted { failure: Arc::default(), endpoint: "http://catalogue:9292/" };
+        begin(&source, &[], &logins).await.unwrap();
+        *source.failure.lock().unwrap() = Some(Kind::TimedOut);
+        let error = begin(&source, &given, &logins).await.unwrap_err();
+        assert!(error.to_string().contains("found nothing kept"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_token_command_that_tells_an_outage_may_be_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let down = dir.path().join("down");
+        let command = format!("test -e {0} && exit $(cat {0}); echo t", down.display());
+        let config = config(AuthMethod::TokenCommand(command), &["http://glance:9292"]);
+        let logins = LastLogins { folder: dir.path().to_owned(), allow_stale: true };
+        let connect = async || Auth::connect(&config, &http(), Some(&logins)).await;
+        std::fs::write(&down, "75").unwrap();
+        assert_eq!(connect().await.unwrap_err().kind(), Kind::Unreachable, "nothing is kept yet");
+        std::fs::remove_file(&down).unwrap();
+        connect().await.unwrap();
+
+        std::fs::write(&down, "1").unwrap();
+        assert_eq!(connect().await.unwrap_err().kind(), Kind::NotAuthenticated);
+        std::fs::write(&down, "75").unwrap();
+        let auth = connect().await.unwrap();
+        assert_eq!(auth.credential().await.unwrap_err().kind(), Kind::Unreachable);
+        std::fs::remove_file(&down).unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert!(auth.credential().await.unwrap().token.is_some());
+        assert_eq!(auth.endpoints()[0].as_str(), "http://glance:9292/");
+    }
+
     #[tokio::test]
     async fn debug_shows_no_secret() {
         let method = AuthMethod::AdminToken("s3cr3t".into());
         let config = config(method, &["http://glance:9292"]);
-        let auth = Auth::connect(&config, &http()).await.unwrap();
+        let auth = Auth::connect(&config, &http(), None).await.unwrap();
         let text = format!("{auth:?} {config:?} {:?}", auth.credential().await.unwrap());
         assert!(!text.contains("s3cr3t"), "{text}");
     }

@@ -1,12 +1,13 @@
 //! When to get a new token: before expiry, or once after a 401; one login at a time, whoever asks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use url::Url;
 
+use super::last_login::{Description, Facts};
 use super::token::{Credential, Token};
 use crate::error::{Error, Kind, Result};
 
@@ -30,15 +31,16 @@ pub(super) struct Session {
     pub token: Option<Token>,
     /// How long the token lives; `None`: until the server refuses it.
     pub lifetime: Option<Duration>,
-    pub project_id: Option<String>,
-    /// From the catalogue; empty when the operator gave endpoints.
-    pub endpoints: Vec<Url>,
+    pub facts: Facts,
 }
 
 /// A way to a token that can be gone again and again.
 pub(super) trait TokenSource: std::fmt::Debug + Send + Sync {
     /// Logs in anew.
     fn obtain(&self) -> BoxFuture<'_, Result<Session>>;
+
+    /// Who logs in, and at which cloud, as of the last login; `None` when only the secret tells.
+    fn description(&self) -> BoxFuture<'_, Option<Description>>;
 }
 
 /// The current token and its renewal.
@@ -50,6 +52,8 @@ pub(super) struct Renewal {
     /// A login may take this long.
     deadline: Duration,
     project_id: Option<String>,
+    /// What the catalogue of the first login said; empty when the operator gave endpoints.
+    catalogue: OnceLock<Vec<Url>>,
     /// Held by the one who logs in.
     flight: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<State>,
@@ -109,19 +113,48 @@ impl State {
 impl Renewal {
     /// Begins with the first login's result.
     pub(super) fn new(source: Box<dyn TokenSource>, first: Session, deadline: Duration) -> Arc<Self> {
-        Arc::new(Self {
-            source,
-            deadline,
-            project_id: first.project_id,
-            flight: Arc::default(),
-            state: Mutex::new(State {
-                token: first.token,
-                generation: 1,
-                obtained: Instant::now(),
-                lifetime: first.lifetime,
-                failure: None,
-            }),
-        })
+        let state = State {
+            token: first.token,
+            generation: 1,
+            obtained: Instant::now(),
+            lifetime: first.lifetime,
+            failure: None,
+        };
+        Self::begin(source, first.facts.project_id, first.facts.endpoints.into(), state, deadline)
+    }
+
+    /// Begins without a token, with the facts of an earlier login: this one has just failed with `error`, and the next
+    /// comes when a request needs it.
+    pub(super) fn without_login(
+        source: Box<dyn TokenSource>,
+        known: Facts,
+        error: Error,
+        deadline: Duration,
+    ) -> Arc<Self> {
+        let state = State {
+            token: None,
+            generation: 1,
+            obtained: Instant::now(),
+            lifetime: Some(Duration::ZERO),
+            failure: Some(Failure { at: Instant::now(), count: 1, error }),
+        };
+        Self::begin(source, known.project_id, OnceLock::new(), state, deadline)
+    }
+
+    fn begin(
+        source: Box<dyn TokenSource>,
+        project_id: Option<String>,
+        catalogue: OnceLock<Vec<Url>>,
+        state: State,
+        deadline: Duration,
+    ) -> Arc<Self> {
+        let state = Mutex::new(state);
+        Arc::new(Self { source, deadline, project_id, catalogue, flight: Arc::default(), state })
+    }
+
+    /// The image endpoints of the catalogue; `None` before the first login, and when the operator gave others.
+    pub(super) fn catalogue(&self) -> Option<&[Url]> {
+        self.catalogue.get().map(Vec::as_slice).filter(|endpoints| !endpoints.is_empty())
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -194,11 +227,15 @@ impl Renewal {
         let mut state = self.state();
         match outcome {
             Ok(session) => {
+                // Before anyone can have the token: it goes where this says.
+                self.catalogue.get_or_init(|| session.facts.endpoints);
                 state.token = session.token;
                 state.lifetime = session.lifetime;
                 state.obtained = begun;
                 state.generation += 1;
-                state.failure = None;
+                if state.failure.take().is_some() {
+                    tracing::info!("logging in works again");
+                }
                 tracing::debug!(generation = state.generation, "token renewed");
                 Ok(state.credential())
             }
@@ -213,7 +250,7 @@ impl Renewal {
 
     /// What is cached belongs to the project of the first login: no other may read it through this mount.
     fn same_project(&self, session: Session) -> Result<Session> {
-        if session.project_id == self.project_id {
+        if session.facts.project_id == self.project_id {
             return Ok(session);
         }
         let cure = "unmount and mount again to change it";
@@ -247,10 +284,16 @@ mod tests {
                 Ok(Session {
                     token: Some(Token::new(format!("token-{number}"))),
                     lifetime: self.lifetime,
-                    project_id: self.project.lock().unwrap().clone(),
-                    endpoints: Vec::new(),
+                    facts: Facts {
+                        project_id: self.project.lock().unwrap().clone(),
+                        endpoints: vec![Url::parse(&format!("http://glance-{number}/")).unwrap()],
+                    },
                 })
             })
+        }
+
+        fn description(&self) -> BoxFuture<'_, Option<Description>> {
+            Box::pin(async { None })
         }
     }
 
@@ -384,6 +427,64 @@ mod tests {
         *script.project.lock().unwrap() = Some("another".into());
         tokio::time::sleep(seconds(5)).await;
         assert_eq!(renewal.renew_after(1).await.unwrap_err().kind(), Kind::Config);
+    }
+
+    /// One that begins without a login, for `project`.
+    fn start_without(project: Option<&str>) -> (Arc<Script>, Arc<Renewal>) {
+        let script = Arc::new(Script::default());
+        *script.failure.lock().unwrap() = Some(Kind::Unreachable);
+        let known = Facts { project_id: project.map(str::to_owned), endpoints: Vec::new() };
+        let error = Error::new(Kind::Unreachable, "the first login");
+        let renewal = Renewal::without_login(Box::new(Arc::clone(&script)), known, error, seconds(60));
+        (script, renewal)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_began_without_a_login_logs_in_when_it_can() {
+        let (script, renewal) = start_without(None);
+        let error = renewal.credential().await.unwrap_err();
+        assert!(error.to_string().contains("the first login"), "told at once: {error}");
+        assert_eq!(logins(&script), 0);
+        for _ in 0..1000 {
+            assert_eq!(renewal.credential().await.unwrap_err().kind(), Kind::Unreachable);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!((8..=11).contains(&logins(&script)), "10 s, one a second, not {}", logins(&script));
+        assert_eq!(renewal.catalogue(), None);
+
+        *script.failure.lock().unwrap() = None;
+        tokio::time::sleep(seconds(1)).await;
+        let number = logins(&script) + 1;
+        assert_eq!(text(&renewal.credential().await.unwrap()), format!("token-{number}"));
+        assert_eq!(renewal.catalogue().unwrap()[0].as_str(), format!("http://glance-{number}/"));
+        tokio::time::sleep(seconds(5)).await;
+        renewal.credential().await.unwrap();
+        assert_eq!(logins(&script), number, "a token without an end is kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_began_without_a_login_refuses_another_project() {
+        let (script, renewal) = start_without(Some("ours"));
+        *script.failure.lock().unwrap() = None;
+        *script.project.lock().unwrap() = Some("another".into());
+        tokio::time::sleep(seconds(1)).await;
+        assert_eq!(renewal.credential().await.unwrap_err().kind(), Kind::Config);
+        assert_eq!(renewal.catalogue(), None, "nor is its catalogue believed");
+        *script.project.lock().unwrap() = Some("ours".into());
+        tokio::time::sleep(seconds(1)).await;
+        assert!(renewal.credential().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_began_without_a_login_tries_a_wrong_password_ever_more_rarely() {
+        let (script, renewal) = start_without(None);
+        *script.failure.lock().unwrap() = Some(Kind::NotAuthenticated);
+        tokio::time::sleep(seconds(1)).await;
+        for _ in 0..600 {
+            assert_eq!(renewal.credential().await.unwrap_err().kind(), Kind::NotAuthenticated);
+            tokio::time::sleep(seconds(1)).await;
+        }
+        assert!(logins(&script) < 30, "{}", logins(&script));
     }
 
     #[tokio::test(start_paused = true)]

@@ -153,6 +153,11 @@ impl Cache {
         self.core.folder.path().join("v1").join(format!("{}.list", identity::list_key(cloud, project)))
     }
 
+    /// The private folder in which what logins told is kept, beside the saved lists.
+    pub fn logins_folder(&self) -> PathBuf {
+        self.core.folder.path().join("v1")
+    }
+
     /// Takes over an uploaded spool file as the complete, verified copy of `identity`: `file` is
     /// moved when it is on the same file system, and left alone (not an error) when it is not.
     /// The caller vouches that it hashed exactly these bytes while it sent them. Reads the whole

@@ -84,7 +84,7 @@ pub struct CloudArguments {
     #[arg(long, value_name = "TYPE")]
     pub os_auth_type: Option<String>,
 
-    /// Run CMD with sh -c for each token; the first line of its output is the token. Needs --endpoint. CMD should use absolute paths.
+    /// Run CMD with sh -c for each token; the first line of its output is the token. Needs --endpoint. CMD should use absolute paths, and exit with 75 when it fails for an outage.
     #[arg(long, value_name = "CMD")]
     pub token_command: Option<String>,
 
@@ -116,7 +116,7 @@ pub struct CloudArguments {
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     pub max_connections: usize,
 
-    /// When no server answers, mount with the list of images saved last.
+    /// When Glance or Keystone does not answer, mount with the list of images saved last. A refused login still fails.
     #[arg(long)]
     pub allow_stale: bool,
 }

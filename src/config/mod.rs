@@ -59,7 +59,8 @@ pub enum AuthMethod {
     None,
     /// `OS_AUTH_TYPE=admin_token`: a fixed token, never renewed.
     AdminToken(SecretString),
-    /// `--token-command CMD`: run by `sh -c`; its first line of output is the token.
+    /// `--token-command CMD`: run by `sh -c`; its first line of output is the token. Status 75 (`EX_TEMPFAIL`) tells an
+    /// outage from a refusal.
     TokenCommand(String),
     /// Keystone v3, described by clouds.yaml (`Some(cloud name)`) or by `OS_*` variables (`None`).
     Keystone {
@@ -87,7 +88,8 @@ pub struct HttpConfig {
 pub struct CatalogConfig {
     /// How long a listing is believed before it is fetched again. Default 60 s.
     pub ttl: Duration,
-    /// Mount with the last saved list when no server answers.
+    /// Mount with the last saved list when no server answers, and with what the last login told when Keystone does not
+    /// answer either.
     pub allow_stale: bool,
 }
 

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::adapter::Adapter;
 use super::invalidate;
 use super::unmount::{Manner, unmount};
-use crate::auth::Auth;
+use crate::auth::{Auth, LastLogins};
 use crate::cache::Cache;
 use crate::catalog::Catalog;
 use crate::config::{CatalogConfig, Config};
@@ -112,7 +112,8 @@ impl Session {
 }
 
 async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>, Uploads)> {
-    let auth = Auth::connect(&config.auth, &config.http).await?;
+    let logins = LastLogins { folder: cache.logins_folder(), allow_stale: config.catalog.allow_stale };
+    let auth = Auth::connect(&config.auth, &config.http, Some(&logins)).await?;
     let service: Arc<dyn ImageService> = Arc::new(Glance::new(auth, &config.http)?);
     let saved_at = cache.catalog_file(service.cloud_key(), service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));

@@ -1,7 +1,7 @@
 //! One exchange with Glance: token, server, deadline, retry, and what is logged of it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -44,7 +44,8 @@ pub struct Glance {
 
 pub(super) struct Inner {
     pub auth: Auth,
-    pub servers: Servers,
+    /// Known since the first credential: see [`servers`](Inner::servers).
+    known_servers: OnceLock<Servers>,
     metadata: Client,
     pub data: Client,
     cloud_key: String,
@@ -52,6 +53,32 @@ pub(super) struct Inner {
     pub timeout: Duration,
     /// Uploads at once. Downloads are bounded by `source`, which knows for which of them somebody waits.
     pub uploads: Semaphore,
+}
+
+impl Inner {
+    /// The servers that may be asked with a credential. It is wanted as a proof: until somebody has logged in, a mount
+    /// that began without a login has the addresses of an earlier one, and a token must not go there.
+    pub fn servers(&self, _: &Credential) -> &Servers {
+        self.known_servers.get_or_init(|| {
+            let urls = self.auth.endpoints();
+            if cloud_key(urls) != self.cloud_key {
+                tracing::warn!(
+                    now = cloud_key(urls),
+                    before = self.cloud_key,
+                    "the catalogue names another image endpoint than before the outage: requests go there; \
+                     the cache keeps the old name of the cloud until the next mount"
+                );
+            }
+            Servers::new(urls)
+        })
+    }
+
+    /// The answer of `server` broke off.
+    pub fn server_failed(&self, server: usize) {
+        if let Some(servers) = self.known_servers.get() {
+            servers.failed(server);
+        }
+    }
 }
 
 /// A request that may be sent several times.
@@ -135,8 +162,8 @@ impl Glance {
         let data = build(auth.client_builder()?.http1_only().pool_max_idle_per_host(config.max_connections))?;
         Ok(Self {
             inner: Arc::new(Inner {
-                servers: Servers::new(auth.endpoints()),
-                cloud_key: cloud_key(auth.endpoints()),
+                known_servers: OnceLock::new(),
+                cloud_key: cloud_key(auth.known_endpoints()),
                 auth,
                 metadata,
                 data,
@@ -170,7 +197,8 @@ impl Glance {
         let (mut renewed, mut repeated) = (false, false);
         loop {
             let credential = inner.auth.credential().await?;
-            let (server, base) = inner.servers.pick();
+            let servers = inner.servers(&credential);
+            let (server, base) = servers.pick();
             let left = deadline.saturating_duration_since(Instant::now());
             // Half of what is left, so that a silent server leaves time for another.
             let share = if tries < RETRIES { left / 2 } else { left };
@@ -187,19 +215,19 @@ impl Glance {
                 Ok((answer, headers)) if is_transient(answer.status, request.method == Method::GET) => {
                     // 429 and 500 are about this request; the others mean that nothing works behind this address.
                     if matches!(answer.status.as_u16(), 502..=504) {
-                        inner.servers.failed(server);
+                        servers.failed(server);
                     }
                     repeated = true;
                     (answer.error(request), retry_after(&headers))
                 }
                 Ok((mut answer, _)) => {
-                    inner.servers.succeeded(server);
+                    servers.succeeded(server);
                     answer.server = server;
                     answer.repeated = repeated;
                     return Ok(answer);
                 }
                 Err(failure) => {
-                    inner.servers.failed(server);
+                    servers.failed(server);
                     repeated |= failure.sent;
                     (failure.error, None)
                 }
@@ -390,6 +418,6 @@ impl<'a> Exchange<'a> {
 
 impl fmt::Debug for Glance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Glance").field("servers", &self.inner.servers).finish_non_exhaustive()
+        f.debug_struct("Glance").field("servers", &self.inner.known_servers).finish_non_exhaustive()
     }
 }

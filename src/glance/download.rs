@@ -139,7 +139,7 @@ impl Body {
             Ok(chunk) => Some((Ok(chunk), Some(body))),
             Err(error) => {
                 // The rest is asked of another server, where there is one.
-                body.glance.inner.servers.failed(body.server);
+                body.glance.inner.server_failed(body.server);
                 Some((Err(error), None))
             }
         }

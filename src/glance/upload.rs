@@ -135,7 +135,8 @@ impl Glance {
         moved_at: &mut Instant,
     ) -> Outcome {
         let size = data.size;
-        let (server, base) = self.inner.servers.pick();
+        let servers = self.inner.servers(credential);
+        let (server, base) = servers.pick();
         let progress = Arc::new(Progress::default());
         // However this function ends: if the body has not, its connection is of no use any more.
         let _stop = progress.stop.clone().drop_guard();
@@ -164,13 +165,13 @@ impl Glance {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 exchange.log_failure(&error);
-                self.inner.servers.failed(server);
+                servers.failed(server);
                 let unsent = error.is_connect();
                 let error = transport_error(Operation::Upload, subject, base, error);
                 return if unsent { Outcome::Unsent(error) } else { Outcome::Unknown(error) };
             }
             Err(Stalled { taken, after }) => {
-                self.inner.servers.failed(server);
+                servers.failed(server);
                 let (host, after) = (host(base), after.as_secs());
                 let what =
                     format!("{taken} of {size} bytes are sent, and {host} has been silent for {after} s");
@@ -180,7 +181,7 @@ impl Glance {
         exchange.log(&response);
         let status = response.status();
         if status.is_success() && progress.taken() == size {
-            self.inner.servers.succeeded(server);
+            servers.succeeded(server);
             return Outcome::Done;
         }
         let text = match timeout(REFUSAL_WAIT, read_body(&mut response, PIECE)).await {

@@ -160,3 +160,120 @@ fn uploads_wait_for_no_dead_server_for_ever() {
     assert!(Cloud::open().named("to-nowhere.raw").iter().all(|image| image["status"] != "active"));
     assert!(fails!("cat {mount}/to-nowhere.raw").len() > 1);
 }
+
+/// The last mount's list and cache serve; nothing else is asked of the cloud.
+#[track_caller]
+fn serves_without_the_cloud(mount: &Mount, name: &str, content: &[u8]) {
+    assert!(mount.read(name) == content);
+    let source = mount.beside().file("source", content);
+    sh!("dd if={mount}/{name} bs=1M iflag=direct status=none | cmp - {source}");
+    assert!(sh!("cat {mount}/.glancefs/status").contains("do not answer"), "the status says so");
+}
+
+#[test]
+fn a_stale_list_serves_when_keystone_is_down_as_well() {
+    let cloud = Cloud::new("keystone", "");
+    let content = pattern(86, MIB);
+    cloud.image("offline.raw", &content);
+    cloud.image("never-read.raw", &pattern(87, MIB));
+    let mount = cloud.mount("--timeout 3s --metadata-ttl 1s");
+    assert!(mount.read("offline.raw") == content);
+    mount.down();
+
+    // Wrong credentials are refused while Keystone can, whatever is kept of earlier logins.
+    let clouds = std::fs::read_to_string(cloud.folder().join("clouds.yaml")).unwrap();
+    let wrong = mount.beside().file("clouds.yaml", clouds.replace("alicepw", "wrong"));
+    let mut variables = cloud.variables(None);
+    let file = variables.iter_mut().find(|(name, _)| name == "OS_CLIENT_CONFIG_FILE").unwrap();
+    file.1 = wrong;
+    let stranger = Mount::new(variables, &format!("--allow-stale --cache-dir {}/cache", mount.beside()));
+    let said = stranger.try_up().expect_failure();
+    assert!(said.contains("401") && !stranger.is_mounted(), "{said}");
+
+    // A mount needs a token even where Glance still answers.
+    cloud.stop("keystone");
+    let refused = mount.try_up();
+    assert!(refused.took < Duration::from_secs(30), "{refused}");
+    let said = refused.expect_failure();
+    assert!(said.contains("Keystone at") && said.contains("--allow-stale"), "{said}");
+    let stale = mount.try_up_with("--allow-stale");
+    assert!(stale.succeeded(), "{stale}\n{}", mount.log());
+    serves_without_the_cloud(&mount, "offline.raw", &content);
+    mount.down();
+
+    cloud.stop("glance");
+    let stale = mount.try_up_with("--allow-stale");
+    assert!(stale.succeeded(), "{stale}\n{}", mount.log());
+    assert_eq!(mount.names(), ["never-read.raw", "offline.raw"]);
+    serves_without_the_cloud(&mount, "offline.raw", &content);
+    let read = run(&format!("cat {mount}/never-read.raw"));
+    assert!(!read.succeeded() && read.took < Duration::from_secs(30), "{read}");
+    let warnings = mount.log().lines().filter(|line| line.contains("mounted with the saved list")).count();
+    assert_eq!(warnings, 2, "one for each mount: {}", mount.log());
+
+    // Both come back: no remount is needed.
+    cloud.start();
+    cloud.image("online.raw", b"online");
+    eventually("it works again", || mount.names().contains(&"online.raw".to_owned()));
+    assert_eq!(mount.read("online.raw"), b"online");
+    assert_eq!(mount.read("never-read.raw"), pattern(87, MIB));
+    sh!("cp {mount}/online.raw {mount}/written.raw");
+    assert_eq!(cloud.only("written.raw")["size"], 6);
+    let kept = sh!("cd {}/cache/v1 && stat -c '%a' *.login && cat *.login", mount.beside());
+    assert!(kept.starts_with("600\n{") && !kept.contains("gAAAA") && !kept.contains("alicepw"), "{kept}");
+}
+
+#[test]
+fn nothing_kept_of_a_login_is_no_help() {
+    let cloud = Cloud::new("keystone", "");
+    let mount = cloud.mount_later("--timeout 3s --allow-stale");
+    cloud.stop("keystone");
+    let said = mount.try_up().expect_failure();
+    assert!(said.contains("Keystone at") && said.contains("--allow-stale found nothing kept"), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+}
+
+#[test]
+fn after_an_outage_the_catalogue_says_where_the_token_goes() {
+    let cloud = Cloud::new("keystone", "");
+    let content = pattern(88, MIB);
+    cloud.image("kept.raw", &content);
+    let mount = cloud.mount("--timeout 3s --metadata-ttl 1s");
+    assert!(mount.read("kept.raw") == content);
+    mount.down();
+    cloud.stop("keystone");
+    let stale = mount.try_up_with("--allow-stale");
+    assert!(stale.succeeded(), "{stale}\n{}", mount.log());
+
+    // Glance has moved meanwhile; its old address still answers, as a foreign server there would. Nobody uses the
+    // mount yet, so it has not logged in.
+    cloud.start();
+    let gate = Gate::to(&cloud.url);
+    let clouds = std::fs::read_to_string(cloud.folder().join("clouds.yaml")).unwrap();
+    let keystone = clouds.lines().find_map(|line| line.trim().strip_prefix("auth_url: ")).unwrap();
+    sh!(
+        "token={}
+         call() {{ curl -sSf -m 30 --noproxy '*' -H \"X-Auth-Token: $token\" -H 'Content-Type: application/json' \"$@\"; }}
+         for endpoint in $(call {keystone}/endpoints | python3 -c 'import json, sys
+for endpoint in json.load(sys.stdin)[\"endpoints\"]:
+    if endpoint[\"url\"].startswith(\"{}\"): print(endpoint[\"id\"])'); do
+           call -X PATCH -d '{{\"endpoint\": {{\"url\": \"{}\"}}}}' {keystone}/endpoints/$endpoint > /dev/null
+         done",
+        cloud.token("admin"),
+        cloud.url,
+        gate.url()
+    );
+    gate.shut();
+    let before = cloud.requests("GET /v2/images").len();
+    cloud.image("behind-the-gate.raw", b"behind");
+    std::thread::sleep(Duration::from_millis(1500));
+    for _ in 0..2 {
+        assert_eq!(mount.names(), ["kept.raw"], "nobody answers at the new address");
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    assert_eq!(cloud.requests("GET /v2/images").len(), before, "the old address is not asked");
+    assert!(mount.log().contains("names another image endpoint"), "{}", mount.log());
+    gate.open();
+    eventually("the new address is asked", || mount.names().contains(&"behind-the-gate.raw".to_owned()));
+    assert!(mount.read("kept.raw") == content, "the cache is the same");
+}

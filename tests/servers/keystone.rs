@@ -33,7 +33,7 @@ async fn child() {
         region: std::env::var("OS_REGION_NAME").ok().filter(|name| !name.is_empty()),
         interface: std::env::var("OS_INTERFACE").ok(),
     };
-    let auth = match Auth::connect(&config, &http).await {
+    let auth = match Auth::connect(&config, &http, None).await {
         Ok(auth) => auth,
         Err(error) => return println!("FAILED {:?} {error}", error.kind()),
     };

@@ -54,5 +54,5 @@ async fn client_of(endpoint: &str, token: Option<String>) -> Glance {
     let method = token.map_or(AuthMethod::None, |token| AuthMethod::AdminToken(token.into()));
     let endpoints = vec![parse_endpoint(endpoint).unwrap()];
     let config = AuthConfig { method, endpoints, auth_type: None, region: None, interface: None };
-    Glance::new(Auth::connect(&config, &http()).await.unwrap(), &http()).unwrap()
+    Glance::new(Auth::connect(&config, &http(), None).await.unwrap(), &http()).unwrap()
 }

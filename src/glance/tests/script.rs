@@ -70,7 +70,7 @@ pub async fn client(urls: &[&Url], method: AuthMethod, timeout: Duration) -> Gla
     let endpoints = urls.iter().copied().cloned().collect();
     let http = HttpConfig { timeout, ca_cert: None, insecure: false, max_connections: 4 };
     let auth = AuthConfig { method, auth_type: None, endpoints, region: None, interface: None };
-    Glance::new(Auth::connect(&auth, &http).await.unwrap(), &http).unwrap()
+    Glance::new(Auth::connect(&auth, &http, None).await.unwrap(), &http).unwrap()
 }
 
 async fn accept(listener: TcpListener, acts: Vec<Act>, requests: Arc<Mutex<Requests>>) {
