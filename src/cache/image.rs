@@ -277,6 +277,20 @@ impl CachedImage {
         });
     }
 
+    /// The block is in memory or on disk, as far as can be told without waiting.
+    pub(super) fn has(&self, block: BlockIndex) -> bool {
+        self.core.memory.contains(self.key, block) || self.disk_now().is_some_and(|disk| disk.has(block))
+    }
+
+    /// Claims the first run of `blocks` that is neither here nor on its way.
+    pub(super) fn claim_next(&self, blocks: BlockRange) -> Option<Ticket> {
+        let disk = self.disk_now();
+        let in_memory = |block| self.core.memory.contains(self.key, block);
+        let on_disk = |block| disk.is_some_and(|disk| disk.has(block));
+        // The tickets that are dropped here give up their runs.
+        self.flights.claim(&[], blocks, self.piece(), in_memory, on_disk).tickets.into_iter().next()
+    }
+
     /// Starts claimed transfers, as far as the budget allows: what is owed always, the rest if it fits.
     fn begin(&self, tickets: Vec<Ticket>) {
         let Some(me) = self.me.upgrade() else { return };
@@ -306,10 +320,9 @@ impl CachedImage {
 
     /// Where the bytes of `range` are, as far as can be told without waiting.
     pub fn look_for(&self, range: ByteRange) -> Found {
-        let disk = self.disk_now();
         let mut found = Found::Here;
         for block in range.clamp_to(self.identity.size).blocks().iter() {
-            if self.core.memory.contains(self.key, block) || disk.is_some_and(|disk| disk.has(block)) {
+            if self.has(block) {
                 continue;
             }
             if !self.flights.covers(block) {
@@ -331,7 +344,7 @@ impl CachedImage {
     }
 
     /// Blocks of the largest single request.
-    fn piece(&self) -> usize {
+    pub(super) fn piece(&self) -> usize {
         // At most 16 MiB: it fits.
         (self.source.pace().piece() / BLOCK_SIZE) as usize
     }

@@ -3,6 +3,7 @@
 //! A read looks in `memory`, then on `disk`, then waits for the transfer that brings its blocks or
 //! starts one (`flight`, `transfer`). What arrives goes to the waiters and to memory at once, and to the
 //! disk behind their back (`writer`). A complete image is hashed once (`verify`).
+//! `fill` brings blocks that nobody waits for yet.
 //!
 //! Locks, in the order in which they may be taken: an image's flights, then memory. All others are
 //! leaves. None is held across an await or a disk operation, except those of the disk layer, which are
@@ -10,6 +11,7 @@
 
 mod adopt;
 mod disk;
+mod fill;
 mod flight;
 mod identity;
 mod image;

@@ -503,3 +503,56 @@ async fn a_stream_that_nobody_reads_ends_and_one_that_is_open_goes_on() {
     assert!(left.cached_bytes() < size - 16 * MIB, "{} bytes", left.cached_bytes());
     kept.release();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_brings_just_what_is_missing_of_its_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let source = FakeSource::new(1, 64 * MIB);
+    let image = cache.image(&unhashed(1, 64 * MIB), source.clone());
+    let known = ByteRange::at(MIB, BLOCK_SIZE);
+    image.read(known, known).await.unwrap();
+    let runs = [ByteRange::new(0, 2 * MIB), ByteRange::at(40 * MIB, 3 * BLOCK_SIZE)];
+    image.fill(runs.map(ByteRange::blocks).to_vec(), 3).await.unwrap();
+    let mut asked = source.asked();
+    asked.sort_by_key(|range| range.start);
+    let expected = [
+        ByteRange::new(0, MIB),
+        known,
+        ByteRange::new(MIB + BLOCK_SIZE, 2 * MIB),
+        ByteRange::at(40 * MIB, 3 * BLOCK_SIZE),
+    ];
+    assert_eq!(asked, expected);
+    assert_eq!(image.look_for(runs[0]), Found::Here);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_of_an_image_without_ranges_is_one_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let source = FakeSource::new(1, 8 * MIB);
+    source.set(|behaviour| behaviour.ranges = false);
+    let image = cache.image(&unhashed(1, 8 * MIB), source.clone());
+    image.acquire();
+    image.fill(vec![BlockRange::of_image(8 * MIB)], 3).await.unwrap();
+    eventually("all of it", || image.cached_bytes() == 8 * MIB).await;
+    assert!(
+        source.asked().iter().filter(|range| range.len() == 8 * MIB).count() <= 1,
+        "{:?}",
+        source.asked()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_says_why_it_failed_and_waits_for_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = CacheConfig { memory_limit: 4 * MIB, ..config(dir.path()) };
+    let cache = Cache::open(&config, Handle::current()).unwrap();
+    let source = FakeSource::new(1, 16 * MIB);
+    let image = cache.image(&unhashed(1, 16 * MIB), source.clone());
+    let all = vec![BlockRange::of_image(16 * MIB)];
+    image.fill(all.clone(), 8).await.unwrap();
+    eventually("all of it", || image.cached_bytes() == 16 * MIB).await;
+    let broken = cache.image(&unhashed(2, 16 * MIB), FakeSource::broken());
+    assert_eq!(broken.fill(all, 8).await.unwrap_err().kind(), Kind::Unreachable);
+}

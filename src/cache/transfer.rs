@@ -24,7 +24,15 @@ const STREAM_TAIL: u64 = 16 << 20;
 pub(super) const STREAM_BYTES: u64 = 1 << 20;
 
 /// Brings the blocks of `ticket`.
-pub(super) async fn run(image: Arc<CachedImage>, mut ticket: Ticket, urgency: Urgency, mut held: Held) {
+///
+/// # Errors
+/// Why they did not come; those who waited for them were told. `Busy`: a prefetch found no connection.
+pub(super) async fn run(
+    image: Arc<CachedImage>,
+    mut ticket: Ticket,
+    urgency: Urgency,
+    mut held: Held,
+) -> Result<()> {
     let whole = BlockRange::of_image(image.size());
     let mut stream = ticket.rest() == whole && image.is_streamed();
     loop {
@@ -34,20 +42,20 @@ pub(super) async fn run(image: Arc<CachedImage>, mut ticket: Ticket, urgency: Ur
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(()) if !stream => return,
+            Ok(()) if !stream => return Ok(()),
             Ok(()) => {}
             Err(error) if error.kind() == Kind::RangeUnsupported => {}
             // Nobody waits for a prefetch that found no connection; who joined looks again and asks himself.
-            Err(error) if error.kind() == Kind::Busy && urgency == Urgency::Prefetch => return,
+            Err(error) if error.kind() == Kind::Busy && urgency == Urgency::Prefetch => return Err(error),
             Err(error) => {
                 image.note_failure(&error);
                 ticket.fail(&error);
-                return;
+                return Err(error);
             }
         }
         // A stream over everything: the range was refused, or somebody wants what the last one passed.
         if !ticket.restart_as_stream(whole) {
-            return;
+            return Ok(());
         }
         stream = true;
     }
