@@ -3,7 +3,7 @@
 //! A read looks in `memory`, then on `disk`, then waits for the transfer that brings its blocks or
 //! starts one (`flight`, `transfer`). What arrives goes to the waiters and to memory at once, and to the
 //! disk behind their back (`writer`). A complete image is hashed once (`verify`).
-//! `fill` brings blocks that nobody waits for yet.
+//! `fill` brings blocks that nobody waits for yet, `whole` all of an image, and drops it.
 //!
 //! Locks, in the order in which they may be taken: an image's flights, then memory. All others are
 //! leaves. None is held across an await or a disk operation, except those of the disk layer, which are
@@ -20,6 +20,7 @@ mod memory;
 pub(crate) mod tests;
 mod transfer;
 mod verify;
+mod whole;
 mod writer;
 
 use std::collections::HashMap;
@@ -49,6 +50,7 @@ use self::writer::Writer;
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
 pub use self::image::{CachedImage, Found};
 pub use self::verify::Mismatch;
+pub use self::whole::{Evicted, Holding, Usage};
 
 /// Disk reads at once. More would only queue in the kernel, and each takes a thread.
 const DISK_THREADS: usize = 8;

@@ -7,8 +7,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::Prefetch;
 use crate::units::{self, ByteSize};
 
 const EXAMPLES: &str = "\
@@ -16,6 +18,8 @@ Examples:
   glancefs mount --os-cloud mycloud /mnt/images     a cloud of clouds.yaml
   . ./openrc.sh; glancefs mount /mnt/images         OS_* variables
   glancefs mount --os-auth-type none --endpoint http://glance:9292 /mnt/images
+  glancefs prefetch /mnt/images/debian-12.qcow2
+  glancefs status /mnt/images
   glancefs umount /mnt/images";
 
 /// The images of an OpenStack cloud (Glance) as files.
@@ -30,6 +34,9 @@ pub struct Arguments {
 pub enum Command {
     Mount(Box<MountArguments>),
     Umount(UmountArguments),
+    Prefetch(PrefetchArguments),
+    Evict(EvictArguments),
+    Status(StatusArguments),
 }
 
 /// Show the images of a cloud as files below MOUNTPOINT.
@@ -148,6 +155,18 @@ pub struct LocalArguments {
     /// How much memory cached blocks and transfers may take [default: 256MiB, less in a small cgroup].
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<ByteSize>,
+
+    /// Fetch whole images behind those who read: off, or open (each image that is open for more than 2 s, for
+    /// as long as it is).
+    #[arg(long, value_name = "WHEN", default_value = "off", value_parser = prefetch())]
+    pub prefetch: Prefetch,
+}
+
+fn prefetch() -> impl TypedValueParser<Value = Prefetch> {
+    PossibleValuesParser::new(["off", "open"]).map(|word| match word.as_str() {
+        "open" => Prefetch::Open,
+        _ => Prefetch::Off,
+    })
 }
 
 #[derive(Debug, Args)]
@@ -200,6 +219,40 @@ pub struct UmountArguments {
     pub lazy: bool,
 }
 
+/// Bring whole images into the cache, and wait until they are verified.
+///
+/// Readers go first. Ctrl-C stops it and leaves what came. Exits with 1 when an image could not be brought or
+/// does not match its hash.
+#[derive(Debug, Args)]
+pub struct PrefetchArguments {
+    /// Images on a mount.
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Drop images from the cache of their mount.
+///
+/// Only root and the user who mounted may. Who reads them goes on, from the server. An image that programs
+/// read straight from the cache (FUSE passthrough) must be closed first.
+#[derive(Debug, Args)]
+pub struct EvictArguments {
+    /// Images on a mount.
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Show how a mount is: the cloud, the cache and the images in it, hits and transfers.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// Where the images are mounted.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+
+    /// As JSON, with sizes in bytes.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Permission bits in octal, without set-user-id and the like.
 fn parse_mode(text: &str) -> Result<u16, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
@@ -220,7 +273,7 @@ mod tests {
         let line = ["glancefs", "mount"].iter().chain(arguments);
         match Arguments::try_parse_from(line)?.command {
             Command::Mount(mount) => Ok(*mount),
-            Command::Umount(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 

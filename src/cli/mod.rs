@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::client;
 use crate::config::Environment;
 use crate::error::Result;
 use crate::mount::{self, Readiness, Unmounted};
@@ -29,6 +30,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Ok(args::Arguments { command: args::Command::Umount(arguments) }) => {
             run_umount(&arguments, &environment)
+        }
+        Ok(args::Arguments { command: args::Command::Prefetch(arguments) }) => {
+            return client::prefetch(&arguments.paths);
+        }
+        Ok(args::Arguments { command: args::Command::Evict(arguments) }) => {
+            return client::evict(&arguments.paths);
+        }
+        Ok(args::Arguments { command: args::Command::Status(arguments) }) => {
+            client::status(&arguments.mountpoint, arguments.json)
         }
         Err(error) => {
             // Help and version come this way too, with code 0; a closed terminal is no failure of ours.

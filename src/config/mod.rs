@@ -34,6 +34,18 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// Who may do what.
     pub access: AccessConfig,
+    /// When whole images are fetched that nobody asked for.
+    pub prefetch: Prefetch,
+}
+
+/// When whole images are fetched that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefetch {
+    /// Never.
+    #[default]
+    Off,
+    /// While they are open, behind those who read.
+    Open,
 }
 
 /// How to get a token and the address of Glance.

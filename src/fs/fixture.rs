@@ -68,7 +68,7 @@ impl Fixture {
         let uploads = Uploads::open(&spool, http.timeout, dynamic.clone(), cache.clone()).unwrap();
         let sources = Sources::new(dynamic.clone(), &http);
         let layers = Layers { service: dynamic, catalog, cache, sources, uploads };
-        let fs = ImageFs::new(layers, access);
+        let fs = ImageFs::new(layers, access, Prefetch::Off);
         Self { fs, service, folder }
     }
 }

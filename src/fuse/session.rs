@@ -121,7 +121,7 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?;
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
     let layers = Layers { service, catalog: Arc::clone(&catalog), cache, sources, uploads: uploads.clone() };
-    Ok((ImageFs::new(layers, config.access.clone()), catalog, uploads))
+    Ok((ImageFs::new(layers, config.access.clone(), config.prefetch), catalog, uploads))
 }
 
 /// Adds what to do to the failure of the first listing.
