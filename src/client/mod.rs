@@ -45,7 +45,7 @@ impl Tally {
         if count + failed > 1 {
             match failed {
                 0 => say(format_args!("{count} images {done}")),
-                _ => say(format_args!("{count} images {done}, {failed} failed")),
+                _ => say(format_args!("{count} of {} images {done}, {failed} failed", count + failed)),
             }
         }
         if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

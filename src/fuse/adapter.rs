@@ -542,8 +542,8 @@ impl Filesystem for Adapter {
         let (fs, open) = (Arc::clone(&self.fs), handle(open));
         match ioctl::Opcode::from(command) {
             ioctl::PREFETCH => {
-                let begun = fs.prefetch(open).map(|()| Vec::new());
-                self.answer("prefetch", number, std::future::ready(begun), reply_ioctl(reply));
+                let call = async move { fs.prefetch(open).map(|()| Vec::new()) };
+                self.answer("prefetch", number, call, reply_ioctl(reply));
             }
             ioctl::PROGRESS => {
                 let call = async move { Ok(fs.prefetch_progress(open).await?.encode().to_vec()) };

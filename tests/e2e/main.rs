@@ -23,4 +23,5 @@ mod reading;
 mod status;
 mod tools;
 mod uploading;
+mod whole;
 mod xattrs;
