@@ -145,6 +145,12 @@ pub struct LocalArguments {
     #[arg(long, value_name = "SIZE")]
     pub spool_size: Option<ByteSize>,
 
+    /// How long the read that completes an image waits until the whole was compared with its hash, so that an image
+    /// whose bytes are wrong is not read whole without an error; 0 to compare behind the readers only. Beyond,
+    /// the read is answered and a mismatch makes later reads fail.
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = units::parse_duration)]
+    pub verify_wait: Duration,
+
     /// How much memory cached blocks and transfers may take [default: 256MiB, less in a small cgroup].
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<ByteSize>,

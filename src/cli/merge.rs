@@ -165,11 +165,13 @@ fn local_config(local: &LocalArguments, environment: &Environment) -> Result<(Ca
     let memory_limit = local.memory_limit.map_or_else(memory::default_limit, |size| size.0);
     at_least("--memory-limit", memory_limit, memory::MINIMUM)?;
     at_least("--cache-size", local.cache_size.0, MINIMUM_CACHE)?;
+    in_bounds("--verify-wait", local.verify_wait, Duration::ZERO, LONGEST_TIMEOUT)?;
     let cache = CacheConfig {
         dir,
         size: local.cache_size.0,
         free_floor_percent: local.cache_free_percent,
         memory_limit,
+        verify_wait: local.verify_wait,
     };
     Ok((cache, SpoolConfig { dir: spool_dir, size: local.spool_size.map(|size| size.0) }))
 }

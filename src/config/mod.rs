@@ -102,6 +102,9 @@ pub struct CacheConfig {
     pub free_floor_percent: u8,
     /// Bytes of memory for cached blocks and transfers together. Default 256 MiB, less under a cgroup.
     pub memory_limit: u64,
+    /// How long the read that completes an image waits for the comparison of the whole with its hash.
+    /// Default 20 s; zero: not at all.
+    pub verify_wait: Duration,
 }
 
 /// Where uploads wait until they are committed.

@@ -48,6 +48,7 @@ impl Fixture {
             size: 1 << 20,
             free_floor_percent: 0,
             memory_limit: 8 << 20,
+            verify_wait: Duration::from_secs(20),
         };
         let spool = SpoolConfig { dir: folder.path().join("spool"), size: None };
         let access = AccessConfig {

@@ -302,6 +302,45 @@ fn data_that_differ_from_their_hash_are_an_error_and_are_not_kept() {
 }
 
 #[test]
+fn a_tampered_image_is_not_read_whole_with_success() {
+    let cloud = Cloud::open();
+    let content = pattern(45, 20 * MIB + 5);
+    let mount = cloud.mount("");
+    let source = mount.beside().file("source", &content);
+    let copy = mount.beside().path("copy");
+    let ranged = cloud.image("tampered-ranged.raw", &content);
+    let streamed = cloud.http_image("tampered-streamed.raw", &source, &[]);
+    let mut tampered = content.clone();
+    tampered[3_000_000] ^= 1;
+    std::fs::write(cloud.blob(&ranged), &tampered).unwrap();
+    let behind_http = files(&cloud.folder().join("files"), content.len() as u64);
+    let behind_http = behind_http.iter().find(|path| std::fs::read(path).unwrap() == content).unwrap();
+    std::fs::write(behind_http, &tampered).unwrap();
+    for (name, id) in [("tampered-ranged.raw", &ranged), ("tampered-streamed.raw", &streamed)] {
+        for read in ["cat", "cp --sparse=never", "dd bs=1M iflag=direct status=none if="] {
+            let (gap, to) = match read {
+                "cat" => (" ", ">"),
+                _ if read.ends_with('=') => ("", "of="),
+                _ => (" ", ""),
+            };
+            let said = fails!("{read}{gap}{mount}/{name} {to}{copy}");
+            assert!(said.contains("Input/output error"), "{read}: {said}");
+        }
+        let line = format!("image {id} does not match its hash");
+        assert!(mount.log().contains(&line), "{}", mount.log());
+        eventually("it is told", || mount.errors().contains(&line));
+    }
+    // Who wants no wait has none, and learns of it behind the read.
+    let hasty = cloud.mount("--verify-wait 0");
+    sh!("cmp {hasty}/tampered-ranged.raw {}", cloud.blob(&ranged).display());
+    eventually("it is told", || hasty.errors().contains(&ranged));
+    // What is right is read whole at once, each block once.
+    let right = cloud.image("not-tampered.raw", &content);
+    sh!("cp {mount}/not-tampered.raw {copy} && cmp {copy} {source}");
+    assert!(!mount.errors().contains(&right));
+}
+
+#[test]
 fn an_active_image_whose_data_are_gone_is_an_error() {
     let cloud = Cloud::open();
     let id = cloud.image("lost.raw", &pattern(40, 500_000));

@@ -33,6 +33,7 @@ async fn rig() -> Rig {
         size: 1 << 30,
         free_floor_percent: 0,
         memory_limit: 64 << 20,
+        verify_wait: Duration::from_secs(20),
     };
     let cache = Cache::open(&cache, Handle::current()).unwrap();
     let spool = SpoolConfig { dir: dir.path().join("spool"), size: None };
