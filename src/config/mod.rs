@@ -114,6 +114,8 @@ pub struct SpoolConfig {
     pub dir: PathBuf,
     /// Bytes that spooled files may occupy together; writing beyond gives ENOSPC. `None`: the disk decides.
     pub size: Option<u64>,
+    /// How long what failed uploads left is kept. Default 7 days.
+    pub keep_failed: Duration,
 }
 
 /// Who may do what, and how files look.

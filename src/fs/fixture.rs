@@ -50,7 +50,11 @@ impl Fixture {
             memory_limit: 8 << 20,
             verify_wait: Duration::from_secs(20),
         };
-        let spool = SpoolConfig { dir: folder.path().join("spool"), size: None };
+        let spool = SpoolConfig {
+            dir: folder.path().join("spool"),
+            size: None,
+            keep_failed: Duration::from_secs(3600),
+        };
         let access = AccessConfig {
             uid: 0,
             gid: 0,
