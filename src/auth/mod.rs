@@ -22,6 +22,7 @@ mod tls;
 mod token;
 
 pub use endpoint::parse_endpoint;
+pub use tls::distrust;
 pub use token::{Credential, Token};
 
 use clouds::Origin;

@@ -407,6 +407,50 @@ for place in range(40):
 }
 
 #[test]
+fn beyond_4_gib_uploads_and_reads_are_right() {
+    if !long() {
+        left_out(
+            "beyond_4_gib_uploads_and_reads_are_right",
+            "Glance hashes for a minute; GLANCEFS_TEST_LONG=1 runs it",
+        );
+        return;
+    }
+    const GIB: u64 = 1 << 30;
+    let size = 5 * GIB + 12_345;
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    let source = mount.beside().path("source");
+    let marks = mount.beside().file("marks", pattern(92, 300_000));
+    sh!("truncate -s {size} {source}");
+    // Not at block borders; one across 4 GiB, one up to the end.
+    let places = [1, 2 * GIB - 1000, 4 * GIB - 150_000, 4 * GIB + 77_777_777, size - 300_000];
+    for place in places {
+        sh!("dd if={marks} of={source} bs=1M seek={place} oflag=seek_bytes conv=notrunc status=none");
+    }
+    let copy = crate::harness::background(&format!("cp --sparse=always {source} {mount}/huge.raw"));
+    copy.finish_within(std::time::Duration::from_secs(600)).expect_success();
+    let id = cloud.only("huge.raw")["id"].as_str().unwrap().to_owned();
+    assert_eq!(cloud.record(&id)["size"], size);
+    // What is read now comes from Glance.
+    mount.down();
+    sh!("rm -rf {}", cache_of(&mount).display());
+    mount.up();
+    let file = mount.path("huge.raw");
+    assert_eq!(sh!("stat -c '%s %b' {file}"), format!("{size} {}", size.div_ceil(512)));
+    for place in places {
+        for (skip, count) in [(place.saturating_sub(10_000), 400_000), (place + 4095, 5)] {
+            let part = format!("bs=1M iflag=skip_bytes,count_bytes skip={skip} count={count} status=none");
+            sh!("cmp <(dd if={file} {part}) <(dd if={source} {part})");
+        }
+    }
+    sh!("cmp <(tail -c 100 {file}) <(tail -c 100 {source})");
+    assert_eq!(sh!("dd if={file} bs=1 iflag=skip_bytes skip={size} count=1 status=none | wc -c"), "0");
+    let cached: u64 = mount.xattr("huge.raw", "user.glancefs.cached_bytes").parse().unwrap();
+    assert!((1_500_000..GIB).contains(&cached), "{cached} bytes were fetched for some MiB");
+    cloud.delete(&id);
+}
+
+#[test]
 fn a_gigabyte_is_copied_out() {
     if !long() {
         left_out("a_gigabyte_is_copied_out", "takes long; GLANCEFS_TEST_LONG=1 runs it");
