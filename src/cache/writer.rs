@@ -94,7 +94,7 @@ impl Writer {
         }
     }
 
-    /// Queues a block, after a bounded wait for room.
+    /// Queues a block, after a bounded wait for room; false: it will not be on disk.
     pub(super) async fn offer_patiently(
         &self,
         core: &Arc<Core>,
@@ -102,13 +102,19 @@ impl Writer {
         block: BlockIndex,
         bytes: Bytes,
         patience: &mut Patience,
-    ) {
+    ) -> bool {
         let begin = Instant::now();
         let room = tokio::time::timeout(patience.left, Arc::clone(&self.room).acquire_owned()).await;
         patience.spend(begin.elapsed());
         match room {
-            Ok(Ok(room)) => self.push(core, image, block, bytes, room),
-            _ => core.counters.unwritten.add(1),
+            Ok(Ok(room)) => {
+                self.push(core, image, block, bytes, room);
+                true
+            }
+            _ => {
+                core.counters.unwritten.add(1);
+                false
+            }
         }
     }
 
