@@ -51,8 +51,10 @@ pub enum Kind {
     Integrity,
     /// The store cannot serve ranges (HTTP 400 "Getting images randomly"): switch the source.
     RangeUnsupported,
-    /// No server answered: refused, reset, DNS, TLS.
+    /// No server answered: refused, reset, DNS, broken TLS.
     Unreachable,
+    /// The certificate that the server shows is not to be trusted: only a person can change that.
+    Untrusted,
     /// The deadline passed.
     TimedOut,
     /// The server failed (HTTP 5xx) or answered what its API does not allow.

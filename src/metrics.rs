@@ -62,3 +62,44 @@ pub fn text(cache: &CacheCounters) -> String {
     };
     cache.all().map(line).concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Name and value of each sample of a text in the exposition format of Prometheus.
+    ///
+    /// # Panics
+    /// Where the text departs from that format, or a sample from its declared type.
+    fn samples(text: &str) -> Vec<(&str, u64)> {
+        assert!(text.ends_with('\n'), "the last line ends like every other: {text:?}");
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        let mut declared = Vec::new();
+        let mut found = Vec::new();
+        for line in text.lines() {
+            match *line.split(' ').collect::<Vec<_>>() {
+                ["#", "TYPE", name, "counter" | "gauge"] => {
+                    assert!(!declared.contains(&name), "declared twice: {line:?}");
+                    declared.push(name);
+                }
+                [name, value] => {
+                    assert!(name.starts_with("glancefs_") && name.bytes().all(word), "{line:?}");
+                    assert_eq!(declared.last(), Some(&name), "right after its type: {line:?}");
+                    found.push((name, value.parse().unwrap()));
+                }
+                _ => panic!("not of the format: {line:?}"),
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_counters_are_text_that_prometheus_reads() {
+        let counters = CacheCounters::default();
+        counters.misses.add(7);
+        let text = text(&counters);
+        let samples = samples(&text);
+        assert_eq!(samples.len(), counters.all().len());
+        assert!(samples.contains(&("glancefs_cache_misses", 7)), "{samples:?}");
+    }
+}

@@ -231,13 +231,13 @@ pub fn human_bytes(bytes: u64) -> String {
     }
 }
 
-/// A duration as people write it: seconds, or a number with ms, s, m or h.
+/// A duration as people write it: seconds, or a number with ms, s, m, h or d.
 ///
 /// # Errors
 /// `Kind::Config` with the accepted spellings.
 pub fn parse_duration(text: &str) -> Result<Duration> {
     let wrong = || {
-        let cure = "write seconds, or a number with ms, s, m or h";
+        let cure = "write seconds, or a number with ms, s, m, h or d";
         Error::new(Kind::Config, format!("{text:?} is not a duration: {cure}"))
     };
     let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
@@ -246,6 +246,7 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         "" | "s" => Some(number),
         "m" => number.checked_mul(60),
         "h" => number.checked_mul(3600),
+        "d" => number.checked_mul(24 * 3600),
         _ => None,
     };
     seconds.map(Duration::from_secs).ok_or_else(wrong)
@@ -311,8 +312,9 @@ mod tests {
         assert_eq!(parse_duration("90").unwrap(), Duration::from_secs(90));
         assert_eq!(parse_duration("2m").unwrap(), Duration::from_secs(120));
         assert_eq!(parse_duration("1h").unwrap(), Duration::from_secs(3600));
+        assert_eq!(parse_duration("7d").unwrap(), Duration::from_secs(604_800));
         assert_eq!(parse_duration("250ms").unwrap(), Duration::from_millis(250));
-        for text in ["", "s", "1d", "-1s", "1.5s"] {
+        for text in ["", "s", "1w", "-1s", "1.5s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -18,7 +18,7 @@ use super::clouds::Origin;
 use super::endpoint::{CatalogueEntry, choose_image_endpoint, interface_name, parse_endpoint};
 use super::last_login::{Description, Facts};
 use super::renewal::{Session, TokenSource};
-use super::tls::Tls;
+use super::tls::{Tls, distrust};
 use super::token::Token;
 use crate::error::{Error, Kind, Result};
 
@@ -324,8 +324,12 @@ pub(super) fn login_error(status: u32, message: &str) -> Error {
 
 /// A request to Keystone that got no answer.
 pub(super) fn transport_error(error: reqwest::Error) -> Error {
-    let kind = if error.is_timeout() { Kind::TimedOut } else { Kind::Unreachable };
-    Error::new(kind, "no answer").with_source(error.without_url())
+    let (kind, what) = match distrust(&error) {
+        Some(why) => (Kind::Untrusted, why),
+        None if error.is_timeout() => (Kind::TimedOut, "no answer"),
+        None => (Kind::Unreachable, "no answer"),
+    };
+    Error::new(kind, what).with_source(error.without_url())
 }
 
 fn sdk_error(error: OpenStackError) -> Error {

@@ -25,6 +25,7 @@ mod token;
 
 pub use endpoint::parse_endpoint;
 pub use last_login::LastLogins;
+pub use tls::distrust;
 pub use token::{Credential, Token};
 
 use clouds::Origin;

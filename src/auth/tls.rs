@@ -5,6 +5,7 @@ use std::sync::Once;
 
 use openstack_sdk::config::CloudConfig;
 use reqwest::{Certificate, ClientBuilder};
+use rustls::CertificateError;
 
 use crate::config::HttpConfig;
 use crate::error::{Error, Kind, Result};
@@ -75,6 +76,42 @@ impl Tls {
     pub(super) fn apply(&self, config: &mut CloudConfig) {
         config.cacert = self.ca_file.as_ref().map(|path| path.display().to_string());
         config.verify = Some(!self.insecure);
+    }
+}
+
+/// What is wrong with the certificate that a server showed, and the cure; `None`: the request failed for
+/// another reason.
+pub fn distrust(error: &reqwest::Error) -> Option<&'static str> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(below) = cause {
+        // An I/O error hides what it was made of from the chain of causes.
+        let inner = below.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| below.downcast_ref());
+        if let Some(rustls::Error::InvalidCertificate(why)) = found {
+            return Some(told(why));
+        }
+        cause = inner.map_or_else(|| below.source(), |inner| Some(inner as &dyn std::error::Error));
+    }
+    None
+}
+
+fn told(why: &CertificateError) -> &'static str {
+    match why {
+        // An authority that was made anew under its old name gives the second.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "its certificate is signed by an authority unknown here: name the file with the authority's \
+             certificate in OS_CACERT or --os-cacert"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "its certificate is for another host name: use an address that the certificate names"
+        }
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid at this time: look at its dates, and at the clock here"
+        }
+        _ => "its certificate is not accepted: have it replaced",
     }
 }
 

@@ -14,6 +14,8 @@ use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange, ByteRange};
 use super::disk::DiskImage;
 use super::disk::files::Wait;
 use super::flight::{Claim, Flights, Ticket};
+use super::follow::Prefix;
+use super::hold::{Hold, Waited};
 use super::identity::{ContentIdentity, Key, Verified};
 use super::writer::Patience;
 use super::{Core, transfer, verify};
@@ -37,6 +39,8 @@ pub struct CachedImage {
     flights: Arc<Flights>,
     handles: AtomicU64,
     state: Mutex<State>,
+    hold: Hold,
+    prefix: Prefix,
 }
 
 #[derive(Default)]
@@ -74,6 +78,7 @@ impl CachedImage {
         source: Arc<dyn Source>,
     ) -> Self {
         let key = identity.key();
+        let hold = Hold::new(core.verify_wait, verify::is_possible(&identity.digest));
         Self {
             core,
             me,
@@ -84,6 +89,8 @@ impl CachedImage {
             flights: Arc::default(),
             handles: AtomicU64::new(0),
             state: Mutex::default(),
+            hold,
+            prefix: Prefix::default(),
         }
     }
 
@@ -124,12 +131,14 @@ impl CachedImage {
             let read = disk.read(missing, Wait::Never, &mut 0);
             self.adopt_blocks(missing, read, &mut found[first as usize..]);
         }
-        assemble(range, &found)
+        let bytes = assemble(range, &found)?;
+        (!self.hold.holds(blocks)).then_some(bytes)
     }
 
     /// The bytes of `range` (within the image), fetching what is missing. `fetch` may be wider than
     /// `range`: what a proven stream wants fetched in the same request. It is looked at when something
-    /// of `range` is missing, and when it is wider.
+    /// of `range` is missing, and when it is wider. Where `range` has the block that completes the copy,
+    /// it waits until the whole was compared with its hash, for a bounded time.
     ///
     /// # Errors
     /// Those of the source; `Integrity` when the whole image did not match its hash.
@@ -150,6 +159,7 @@ impl CachedImage {
                 if look == 0 && !range.contains(fetch) {
                     self.prefetch(fetch);
                 }
+                self.wait_for_verdict(blocks).await?;
                 return Ok(bytes);
             }
             let claim = self.obtain(blocks, fetch.blocks(), &mut found).await?;
@@ -167,6 +177,17 @@ impl CachedImage {
             Kind::Unreachable,
             format!("bytes {range} could not be fetched: no transfer could begin"),
         ))
+    }
+
+    /// Waits as long as `blocks` are held back.
+    async fn wait_for_verdict(&self, blocks: BlockRange) -> Result<()> {
+        if self.hold.wait(blocks).await == Waited::Lapsed {
+            tracing::info!(
+                image = %self.identity.image,
+                "the last read of the image did not wait any longer for its hash, which is still being computed"
+            );
+        }
+        self.check_intact()
     }
 
     /// Looks on disk for what is missing in `found`, and claims what is not there either.
@@ -215,15 +236,22 @@ impl CachedImage {
         let disk = Arc::clone(disk);
         let read = self.core.on_disk_thread(move || {
             let mut damaged = 0;
+            let was_complete = disk.is_complete();
             let read = disk.read(wanted, Wait::ForDisk, &mut damaged);
             if read.iter().any(Option::is_none) {
                 disk.refresh(fetch);
             }
-            (read, damaged)
+            (read, damaged, !was_complete && disk.is_complete())
         });
         match tokio::time::timeout(DISK_PATIENCE, read).await {
-            Ok(Some((read, damaged))) => {
+            Ok(Some((read, damaged, completed))) => {
                 self.core.counters.damaged.add(damaged);
+                if completed {
+                    // By another mount; which block was its last cannot be told.
+                    let seen =
+                        BlockRange { start: wanted.start.min(fetch.start), end: wanted.end.max(fetch.end) };
+                    self.verify_if_complete(Some(seen));
+                }
                 Some(read)
             }
             Ok(None) => None,
@@ -441,62 +469,95 @@ impl CachedImage {
         if self.check_intact().is_err() {
             return ticket.deliver(block, &bytes);
         }
-        self.core.memory.insert(self.key, block, bytes.clone());
-        if self.disk.get().is_none() {
-            // The source was faster than the opening of the disk tier. Readers go on; the transfer waits
-            // (at most `DISK_PATIENCE`, once), or its first blocks would never get to the disk and the
-            // image would never be complete.
-            ticket.deliver(block, &bytes);
-            self.disk().await;
+        // Open long since, as who claimed the block has waited for that; else the first blocks would
+        // never get to the disk and the image would never be complete.
+        let disk = self.disk().await;
+        let disk = disk.filter(|disk| !disk.has(block));
+        if let Some(disk) = &disk {
+            self.hold.arrives(block, disk);
         }
-        let wanted_on_disk = self.disk_now().is_some_and(|disk| !disk.has(block));
-        let too_many = match wanted_on_disk {
-            true => self.core.writer.offer(&self.core, self, block, bytes.clone()),
-            false => None,
+        self.core.memory.insert(self.key, block, bytes.clone());
+        let too_many = match disk {
+            Some(_) => self.core.writer.offer(&self.core, self, block, bytes.clone()),
+            None => None,
         };
         ticket.deliver(block, &bytes);
         drop(bytes);
-        if let Some(bytes) = too_many {
-            self.core.writer.offer_patiently(&self.core, self, block, bytes, patience).await;
+        if let Some(bytes) = too_many
+            && !self.core.writer.offer_patiently(&self.core, self, block, bytes, patience).await
+        {
+            self.settle(BlockRange { start: block, end: block.next() });
         }
     }
 
     /// Writes consecutive blocks to disk, if it is well and has room. Waits for the disk; called by the writer only.
     pub(super) fn store(&self, start: BlockIndex, blocks: &[Bytes]) {
-        let Some(disk) = self.disk_now() else { return };
+        let count = blocks.len() as u64;
+        if self.try_store(start, blocks) {
+            self.core.counters.written_bytes.add(blocks.iter().map(|block| block.len() as u64).sum());
+        } else {
+            self.core.counters.unwritten.add(count);
+        }
+        self.settle(BlockRange { start, end: BlockIndex(start.0 + count) });
+    }
+
+    fn try_store(&self, start: BlockIndex, blocks: &[Bytes]) -> bool {
+        let Some(disk) = self.disk_now() else { return false };
         if self.check_intact().is_err() || !self.core.admit(blocks.len() as u64 * BLOCK_SIZE) {
-            self.core.counters.unwritten.add(blocks.len() as u64);
-            return;
+            return false;
         }
         match disk.write(start, blocks) {
             Ok(()) => {
                 self.core.health.worked();
-                self.core.counters.written_bytes.add(blocks.iter().map(|block| block.len() as u64).sum());
                 self.core.memory.drop_passed(self.key, start, blocks.len() as u64);
-                self.verify_if_complete();
+                self.prefix.written(start);
+                true
             }
             Err(error) => {
-                self.core.counters.unwritten.add(blocks.len() as u64);
                 // Another mount at work says nothing about the disk.
                 if error.kind() != Kind::Busy {
                     self.core.health.failed("writing to the cache", &error);
                 }
+                false
             }
         }
     }
 
-    /// Starts the verification of the whole if all of it is here and nothing proves it yet.
-    fn verify_if_complete(&self) {
-        let (Some(me), Some(disk)) = (self.me.upgrade(), self.disk_now()) else { return };
-        let wanted = disk.is_complete()
-            && verify::is_possible(&self.identity.digest)
-            && disk.proven() == Verified::None;
-        if !wanted {
-            return;
+    /// `blocks` are on disk, or will not be: the whole is verified when it is complete, and nobody waits
+    /// for a verdict that will not come.
+    fn settle(&self, blocks: BlockRange) {
+        let was_last = self.hold.arrived(blocks);
+        let verifying = self.verify_if_complete(None);
+        if was_last && !verifying {
+            self.hold.release();
+        }
+        if !verifying
+            && self.hold.is_possible()
+            && let Some(me) = self.me.upgrade()
+        {
+            self.core.follower.offer(&me);
+        }
+    }
+
+    /// Starts the verification of the whole if all of it is here and nothing proves it yet, with `held` held
+    /// back until then; tells whether it is running.
+    fn verify_if_complete(&self, held: Option<BlockRange>) -> bool {
+        let (Some(me), Some(disk)) = (self.me.upgrade(), self.disk_now()) else { return false };
+        if !self.is_unproven(disk) {
+            return false;
+        }
+        if let Some(held) = held.filter(|_| !disk.was_proven()) {
+            self.hold.hold(held);
         }
         if self.begin_check() {
             self.core.runtime.spawn(verify::run(me, Arc::clone(disk)));
         }
+        true
+    }
+
+    /// All of it is on disk, and could be proven, but is not.
+    fn is_unproven(&self, disk: &DiskImage) -> bool {
+        disk.is_complete() && verify::is_possible(&self.identity.digest) && disk.proven() == Verified::None
     }
 
     /// True for the one who is to verify the whole.
@@ -509,12 +570,26 @@ impl CachedImage {
         idle
     }
 
+    /// Notes how the verification ended. Only then do those who wait for it go on.
     pub(super) fn set_check(&self, check: Check, error: Option<String>) {
-        let mut state = self.state();
-        state.check = check;
-        if error.is_some() {
-            state.last_error = error;
+        {
+            let mut state = self.state();
+            state.check = check;
+            if error.is_some() {
+                state.last_error = error;
+            }
         }
+        self.hold.release();
+    }
+
+    /// The whole matched its hash: no read waits, now or later.
+    pub(super) fn waive_hold(&self) {
+        self.hold.waive();
+    }
+
+    /// What was hashed of it as it came.
+    pub(super) fn prefix(&self) -> &Prefix {
+        &self.prefix
     }
 
     /// The whole did not match: no byte of this copy may be read any more.
@@ -538,7 +613,14 @@ impl CachedImage {
             let (folder, identity) = (Arc::clone(&self.core.folder), self.identity.clone());
             let opening = self.core.on_disk_thread(move || DiskImage::open(folder, identity));
             match tokio::time::timeout(DISK_PATIENCE, opening).await {
-                Ok(Some(Ok(disk))) => Some(Arc::new(disk)),
+                Ok(Some(Ok(disk))) => {
+                    let disk = Arc::new(disk);
+                    if self.is_unproven(&disk) && !disk.was_proven() {
+                        // Complete since the last process, which ended too early. Before anybody reads it.
+                        self.hold.hold(last_block(self.identity.size));
+                    }
+                    Some(disk)
+                }
                 Ok(Some(Err(error))) => {
                     self.core.health.failed("opening a cached image", &error);
                     None
@@ -553,11 +635,16 @@ impl CachedImage {
         let first = self.disk.get().is_none();
         let disk = self.disk.get_or_init(open).await.clone();
         if first {
-            // A copy may have become complete just before the last process ended.
-            self.verify_if_complete();
+            self.verify_if_complete(None);
         }
         disk
     }
+}
+
+/// The block that a reader from the beginning comes to last.
+fn last_block(size: u64) -> BlockRange {
+    let all = BlockRange::of_image(size);
+    BlockRange { start: BlockIndex(all.end.0.saturating_sub(1)), ..all }
 }
 
 /// The smallest range with all blocks that are missing in `found`; `None`: none is.

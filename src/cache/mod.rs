@@ -2,7 +2,8 @@
 //!
 //! A read looks in `memory`, then on `disk`, then waits for the transfer that brings its blocks or
 //! starts one (`flight`, `transfer`). What arrives goes to the waiters and to memory at once, and to the
-//! disk behind their back (`writer`). A complete image is hashed once (`verify`).
+//! disk behind their back (`writer`). The whole image is hashed once, as its blocks come (`follow`) and
+//! when it is complete (`verify`); the read that completes it waits for the outcome (`hold`).
 //! `fill` brings blocks that nobody waits for yet, `whole` all of an image, and drops it.
 //!
 //! Locks, in the order in which they may be taken: an image's flights, then memory. All others are
@@ -13,6 +14,8 @@ mod adopt;
 mod disk;
 mod fill;
 mod flight;
+mod follow;
+mod hold;
 mod identity;
 mod image;
 mod memory;
@@ -44,6 +47,7 @@ use self::disk::files::BATCH_BLOCKS;
 use self::disk::folder::Folder;
 use self::disk::health::Health;
 use self::disk::space::Space;
+use self::follow::Follower;
 use self::memory::Memory;
 use self::writer::Writer;
 
@@ -58,8 +62,14 @@ const DISK_THREADS: usize = 8;
 const STAMP_PERIOD: Duration = Duration::from_secs(60);
 /// How long an unmount waits for what is queued for the disk: it is only a cache.
 const SHUT_DOWN_LIMIT: Duration = Duration::from_secs(10);
-/// Mismatches that a slow listener may be behind; images are verified one at a time.
+/// Mismatches that a slow listener may be behind.
 const MISMATCHES_KEPT: usize = 64;
+
+/// Images that are verified at the same time: half of the cores, since a reader waits for each, and no
+/// more than four, since each reads its copy from disk where it is not in the page cache.
+fn verifications() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).clamp(1, 4)
+}
 
 /// The cache of this process; cheap to clone.
 #[derive(Clone)]
@@ -77,8 +87,11 @@ struct Core {
     memory: Memory,
     writer: Writer,
     disk_threads: Arc<Semaphore>,
-    /// One permit: images are verified one at a time.
+    /// A permit for each image that may be verified at the same time.
     verify_turn: Semaphore,
+    /// How long the read that completes an image waits for the verdict.
+    verify_wait: Option<Duration>,
+    follower: Follower,
     images: Mutex<HashMap<Key, Weak<CachedImage>>>,
     counters: CacheCounters,
     mismatches: broadcast::Sender<Mismatch>,
@@ -99,7 +112,9 @@ impl Cache {
             writer: Writer::new(budget.limit()),
             budget,
             disk_threads: Arc::new(Semaphore::new(DISK_THREADS)),
-            verify_turn: Semaphore::new(1),
+            verify_turn: Semaphore::new(verifications()),
+            verify_wait: config.verify_wait,
+            follower: Follower::start(),
             images: Mutex::default(),
             counters: CacheCounters::default(),
             mismatches: broadcast::Sender::new(MISMATCHES_KEPT),

@@ -1,4 +1,7 @@
-//! The proof of a complete image: all of it through its hash, once, in the background.
+//! The proof of a complete image: all of it through its hash, once, behind the readers.
+//!
+//! The read that wants the block which came last waits for the outcome (`hold`); what was hashed while the
+//! blocks came (`follow`) is not hashed again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +50,7 @@ pub(super) fn is_possible(wanted: &Digest) -> bool {
     Hasher::of(wanted).is_some()
 }
 
-/// Verifies the image, and drops its copy if it is wrong. One image at a time: it costs a core.
+/// Verifies the image, and drops its copy if it is wrong. Few images at a time: each costs a core.
 pub(super) async fn run(image: Arc<CachedImage>, disk: Arc<DiskImage>) {
     let Ok(_turn) = image.core().verify_turn.acquire().await else { return };
     for _ in 0..TRIES {
@@ -76,9 +79,11 @@ pub(super) async fn run(image: Arc<CachedImage>, disk: Arc<DiskImage>) {
                 let _ = image.core().mismatches.send(told);
                 return;
             }
+            // It is back already, and those who wait go on waiting.
+            Ok(Ok(Outcome::Incomplete)) if disk.is_complete() => {}
             Ok(Ok(Outcome::Incomplete)) => {
                 image.set_check(Check::Idle, None);
-                // What was missing may be back already, and its writer found us at work.
+                // Or just now, when its writer found us at work.
                 if !disk.is_complete() || !image.begin_check() {
                     return;
                 }
@@ -97,10 +102,20 @@ fn check(image: &CachedImage, disk: &DiskImage) -> Result<Outcome> {
     let failed = |what: &'static str| move |error| Error::io(what, error);
     let Some(files) = disk.own() else { return Ok(Outcome::Incomplete) };
     let identity = image.identity();
-    let Some(mut hasher) = Hasher::of(&identity.digest) else { return Ok(Outcome::Incomplete) };
     let before = files.state().map_err(failed("looking at a cached image"))?;
     let all = BlockRange::of_image(identity.size);
-    let mut at = all.start;
+    // Looked at after the state was taken: a change before it shows in the CRCs, one after it in the state.
+    let hashed = image.prefix().take().filter(|hashed| {
+        let blocks = BlockRange { start: all.start, end: hashed.next };
+        files.crc_of_entries(blocks).is_ok_and(|crc| crc == Some(hashed.crc))
+    });
+    let (mut hasher, mut at) = match hashed {
+        Some(hashed) => (hashed.hasher, hashed.next),
+        None => match Hasher::of(&identity.digest) {
+            Some(hasher) => (hasher, all.start),
+            None => return Ok(Outcome::Incomplete),
+        },
+    };
     while at < all.end {
         let end = BlockIndex(all.end.0.min(at.0 + BATCH_BLOCKS));
         for block in files.read(BlockRange { start: at, end }, Wait::ForDisk, &mut 0) {
@@ -114,6 +129,8 @@ fn check(image: &CachedImage, disk: &DiskImage) -> Result<Outcome> {
     if !found.eq_ignore_ascii_case(wanted) {
         return Ok(Outcome::Mismatch { found, wanted: wanted.to_owned() });
     }
+    // What follows is about the files and may take long; whoever waits for the bytes has them.
+    image.waive_hold();
     // Only now: a proof must not outlive the bytes it vouches for in a power cut.
     files.sync().map_err(failed("making a cached image durable"))?;
     if files.state().map_err(failed("looking at a cached image"))? != before {

@@ -42,7 +42,7 @@ pub enum Command {
 /// Show the images of a cloud as files below MOUNTPOINT.
 ///
 /// Returns once the images can be listed, and goes on in the background. Sizes are bytes or take
-/// K, M, G, T, KiB, MiB, GiB, TiB (all powers of 1024); durations are seconds or take ms, s, m, h.
+/// K, M, G, T, KiB, MiB, GiB, TiB (all powers of 1024); durations are seconds or take ms, s, m, h, d.
 /// Of an option given twice the last counts; only --endpoint adds up.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, next_line_help = true)]
@@ -151,6 +151,18 @@ pub struct LocalArguments {
     /// How much disk waiting uploads may occupy; beyond, writes fail with ENOSPC [default: what the disk holds].
     #[arg(long, value_name = "SIZE")]
     pub spool_size: Option<ByteSize>,
+
+    /// How long the bytes of an upload that failed or was killed are kept in the spool. The oldest go sooner (none
+    /// within an hour) when a new upload finds no room. What is removed is logged.
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = units::parse_duration)]
+    pub keep_failed: Duration,
+
+    /// How long the read that completes an image waits until the whole was compared with its hash, so that an image
+    /// whose bytes are wrong is not read whole without an error; 0 to compare behind the readers only. Beyond,
+    /// the read is answered and a mismatch makes later reads fail [default: 5 % of the time that fetching took, which is
+    /// enough up to some 2 Gb/s].
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    pub verify_wait: Option<Duration>,
 
     /// How much memory cached blocks and transfers may take [default: 256MiB, less in a small cgroup].
     #[arg(long, value_name = "SIZE")]
@@ -311,7 +323,7 @@ mod tests {
     fn a_wrong_value_is_told_with_its_option_and_a_cure() {
         for (arguments, words) in [
             (["--cache-size=10GB", "/m"], ["--cache-size", "10GB", "GiB"]),
-            (["--timeout=1d", "/m"], ["--timeout", "1d", "ms, s, m or h"]),
+            (["--timeout=1w", "/m"], ["--timeout", "1w", "ms, s, m, h or d"]),
             (["--file-mode=888", "/m"], ["--file-mode", "888", "octal"]),
             (["--dir-mode=4755", "/m"], ["--dir-mode", "4755", "777"]),
             (["--file-mode=+644", "/m"], ["--file-mode", "+644", "octal"]),

@@ -22,6 +22,7 @@ const MINIMUM_CACHE: u64 = 1 << 20;
 /// Beyond, a value is a slip of the pen; and clocks must never overflow when it is added to them.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+const LONGEST_KEPT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The configuration that these arguments and this environment ask for.
 ///
@@ -166,13 +167,19 @@ fn local_config(local: &LocalArguments, environment: &Environment) -> Result<(Ca
     let memory_limit = local.memory_limit.map_or_else(memory::default_limit, |size| size.0);
     at_least("--memory-limit", memory_limit, memory::MINIMUM)?;
     at_least("--cache-size", local.cache_size.0, MINIMUM_CACHE)?;
+    if let Some(wait) = local.verify_wait {
+        in_bounds("--verify-wait", wait, Duration::ZERO, LONGEST_TIMEOUT)?;
+    }
     let cache = CacheConfig {
         dir,
         size: local.cache_size.0,
         free_floor_percent: local.cache_free_percent,
         memory_limit,
+        verify_wait: local.verify_wait,
     };
-    Ok((cache, SpoolConfig { dir: spool_dir, size: local.spool_size.map(|size| size.0) }))
+    in_bounds("--keep-failed", local.keep_failed, Duration::ZERO, LONGEST_KEPT)?;
+    let size = local.spool_size.map(|size| size.0);
+    Ok((cache, SpoolConfig { dir: spool_dir, size, keep_failed: local.keep_failed }))
 }
 
 fn access_config(access: &AccessArguments, environment: &Environment) -> Result<AccessConfig> {

@@ -116,6 +116,9 @@ pub struct CacheConfig {
     pub free_floor_percent: u8,
     /// Bytes of memory for cached blocks and transfers together. Default 256 MiB, less under a cgroup.
     pub memory_limit: u64,
+    /// How long the read that completes an image waits for the comparison of the whole with its hash.
+    /// `None`, the default: a twentieth of the time that fetching took. Zero: not at all.
+    pub verify_wait: Option<Duration>,
 }
 
 /// Where uploads wait until they are committed.
@@ -125,6 +128,8 @@ pub struct SpoolConfig {
     pub dir: PathBuf,
     /// Bytes that spooled files may occupy together; writing beyond gives ENOSPC. `None`: the disk decides.
     pub size: Option<u64>,
+    /// How long what failed uploads left is kept. Default 7 days.
+    pub keep_failed: Duration,
 }
 
 /// Who may do what, and how files look.

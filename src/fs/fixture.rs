@@ -48,8 +48,13 @@ impl Fixture {
             size: 1 << 20,
             free_floor_percent: 0,
             memory_limit: 8 << 20,
+            verify_wait: Some(Duration::from_secs(20)),
         };
-        let spool = SpoolConfig { dir: folder.path().join("spool"), size: None };
+        let spool = SpoolConfig {
+            dir: folder.path().join("spool"),
+            size: None,
+            keep_failed: Duration::from_secs(3600),
+        };
         let access = AccessConfig {
             uid: 0,
             gid: 0,

@@ -108,7 +108,7 @@ pub struct ImageFs {
     fresh: Mutex<LruCache<ImageId, Instant>>,
     /// Images that were asked for by id and are not listed, and when they were shown.
     unlisted: Mutex<LruCache<ImageId, (Arc<Image>, Instant)>>,
-    events: Events,
+    events: Arc<Events>,
     /// The last failure of an image, for `user.glancefs.last_error`.
     failures: Mutex<LruCache<ImageId, String>>,
     /// Told by operations, besides what a new listing changes.
@@ -119,7 +119,9 @@ impl ImageFs {
     /// The files of `layers`, as `access` wants them; `prefetch` says when they are read unasked.
     pub fn new(layers: Layers, access: AccessConfig, prefetch: Prefetch) -> Arc<Self> {
         let attributes = Attributes::new(access.clone(), layers.catalog.ttl());
-        let events = Events::default();
+        let events = Arc::new(Events::default());
+        let told = Arc::clone(&events);
+        layers.uploads.listen(move |line| told.note(line));
         for line in layers.uploads.leftovers() {
             events.note(format!("unfinished upload of an earlier mount: {line}"));
         }

@@ -297,9 +297,8 @@ impl ImageFs {
     async fn settle(self: &Arc<Self>, file: &Arc<DraftFile>) {
         let settled =
             if file.draft().is_dirty() { self.commit(file).await } else { self.reserve(file).await };
-        if let Err(error) = settled {
-            warn!(name = file.name(), %error, "an upload failed after its file was closed");
-        } else if file.is_open() {
+        // A failure was told where it happened.
+        if settled.is_ok() && file.is_open() {
             // A reservation that nobody is writing to any more.
             file.end(Outcome::Committed);
             discard(file.draft()).await;
@@ -394,7 +393,7 @@ impl ImageFs {
         let draft = file.draft();
         let damaged = draft.is_damaged();
         let rest = if damaged { "nothing is kept".to_owned() } else { kept(&draft) };
-        let text = format!("uploading {:?}: {error}; {rest}", file.name());
+        let text = format!("uploading {:?} failed: {error}; {rest}", file.name());
         warn!("{text}");
         self.events.note(text);
         file.end(Outcome::Failed(error.duplicate()));

@@ -23,7 +23,9 @@ pub(super) fn errno(error: &Error) -> Errno {
         Kind::TooLarge => Errno::EFBIG,
         Kind::WrongFormat => Errno::from_i32(libc::EMEDIUMTYPE),
         Kind::Unreachable | Kind::TimedOut => Errno::ETIMEDOUT,
-        Kind::Integrity | Kind::RangeUnsupported | Kind::ServerError | Kind::Io => Errno::EIO,
+        Kind::Integrity | Kind::RangeUnsupported | Kind::Untrusted | Kind::ServerError | Kind::Io => {
+            Errno::EIO
+        }
         Kind::ValueTooLarge => Errno::E2BIG,
         Kind::BufferTooSmall => Errno::ERANGE,
         Kind::IsDirectory => Errno::EISDIR,

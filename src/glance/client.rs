@@ -14,7 +14,7 @@ use url::Url;
 use super::error::{Operation, answered, failed};
 use super::retry::{Backoff, RETRIES, is_transient, retry_after};
 use super::servers::{Servers, cloud_key};
-use crate::auth::{Auth, Credential};
+use crate::auth::{Auth, Credential, distrust};
 use crate::config::HttpConfig;
 use crate::error::{Error, Kind, Result};
 use crate::units::ByteRange;
@@ -334,16 +334,11 @@ pub(super) fn transport_error(
     base: &Url,
     error: reqwest::Error,
 ) -> Error {
-    let kind = if error.is_timeout() { Kind::TimedOut } else { Kind::Unreachable };
-    let mut what = format!("no answer from {}", host(base));
-    let mut cause = std::error::Error::source(&error);
-    while let Some(below) = cause {
-        if below.to_string().contains("certificate") {
-            what.push_str(" (is its certificate signed by a CA that OS_CACERT names?)");
-            break;
-        }
-        cause = below.source();
-    }
+    let (kind, what) = match distrust(&error) {
+        Some(why) => (Kind::Untrusted, format!("{} is not trusted: {why}", host(base))),
+        None if error.is_timeout() => (Kind::TimedOut, format!("no answer from {}", host(base))),
+        None => (Kind::Unreachable, format!("no answer from {}", host(base))),
+    };
     failed(operation, subject, kind, &what).with_source(error.without_url())
 }
 

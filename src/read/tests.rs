@@ -15,7 +15,9 @@ use super::*;
 const MIB: u64 = 1 << 20;
 
 fn config(dir: &Path) -> CacheConfig {
-    CacheConfig { dir: dir.join("cache"), size: 4 << 30, free_floor_percent: 0, memory_limit: 256 * MIB }
+    let dir = dir.join("cache");
+    let verify_wait = Some(Duration::from_secs(20));
+    CacheConfig { dir, size: 4 << 30, free_floor_percent: 0, memory_limit: 256 * MIB, verify_wait }
 }
 
 fn unhashed(seed: u64, size: u64) -> ContentIdentity {

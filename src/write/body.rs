@@ -130,7 +130,7 @@ pub(super) fn multihash_of(spool: &Spool, size: u64, algorithm: &str) -> Result<
 }
 
 /// The first `size` bytes in chunks; a file that is shorter is an `Integrity` error.
-fn chunks(spool: &Spool, size: u64) -> impl Iterator<Item = Result<Bytes>> {
+pub(super) fn chunks(spool: &Spool, size: u64) -> impl Iterator<Item = Result<Bytes>> {
     (0..size.div_ceil(CHUNK)).map(move |index| {
         let range = ByteRange::at(index * CHUNK, CHUNK).clamp_to(size);
         let chunk = spool.read(range)?;
@@ -151,7 +151,9 @@ mod tests {
 
     fn spool(bytes: &[u8]) -> (tempfile::TempDir, Arc<Spool>) {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(&SpoolConfig { dir: dir.path().into(), size: None }).unwrap();
+        let folder =
+            Folder::open(&SpoolConfig { dir: dir.path().into(), size: None, keep_failed: Duration::MAX })
+                .unwrap();
         let spool = Spool::create(Arc::new(folder)).unwrap();
         spool.write(0, bytes).unwrap();
         (dir, Arc::new(spool))

@@ -7,8 +7,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::allowance::Allowance;
+use super::body::multihash_of;
 use super::draft::{Inner, Phase, stopped};
 use super::journal::{Durability, Journal, JournalFile, Step};
+use super::kept;
 use super::spool::Spool;
 use super::upload::Upload;
 use crate::blocking::blocking;
@@ -166,7 +168,9 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
         .then(|| ContentIdentity::of(&image, records.cloud_key(), records.project_id()));
     journal.step = Step::Done;
     let (shared, file) = (draft.shared.clone(), draft.journal_file.clone());
+    let made = image.clone();
     let cleaning = tokio::task::spawn_blocking(move || {
+        let finished = journal.clone();
         // A crash before the last line leaves a finished journal, whose rests are removed later.
         if let Err(error) = file.store(Durability::Relaxed, || Some(journal)) {
             tracing::warn!(%error, "the journal of a finished upload could not be written");
@@ -177,6 +181,13 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
             tracing::warn!(image = %identity.image, %error, "the cache did not take the uploaded file");
         }
         file.remove();
+        if let Some(hash) = &made.hash {
+            let why = format!("image {} has the same bytes", made.id);
+            kept::supersede(&shared.folder, file.id(), &finished, finished.size, &why, |earlier| {
+                let found = multihash_of(earlier, finished.size, &hash.algorithm)?;
+                Ok(found.is_some_and(|found| found.eq_ignore_ascii_case(&hash.value)))
+            });
+        }
     });
     // Its result is nobody's concern, and it goes on when it takes longer.
     let _ = tokio::time::timeout(ADOPT_PATIENCE, cleaning).await;
@@ -185,7 +196,7 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
 
 /// Keeps the spool, notes why, and opens the draft again unless it was given up meanwhile.
 async fn failed(draft: &Inner, upload: Option<Upload>, error: Error) -> Error {
-    let (journal, ended) = {
+    let (journal, ended, damaged) = {
         let mut state = draft.lock();
         if let Some(Upload { mut journal, .. }) = upload {
             // The upload does not know of a rename meanwhile.
@@ -195,16 +206,26 @@ async fn failed(draft: &Inner, upload: Option<Upload>, error: Error) -> Error {
         state.journal.set_failure(Some(&error.to_string()));
         state.phase = Phase::Open;
         let ended = state.ending.take().map(|ending| (ending, state.close()));
-        (state.journal.clone(), ended)
+        (state.journal.clone(), ended, state.damage.is_some())
     };
-    tracing::warn!(name = ?journal.name, image = %journal.image, %error, "an upload failed");
-    let file = draft.journal_file.clone();
+    // Who asked for it tells it to a person, and what became of the bytes.
+    tracing::debug!(name = ?journal.name, image = %journal.image, %error, "an upload failed");
+    let (file, failed) = (draft.journal_file.clone(), journal.clone());
     let noted = match ended {
         None => blocking(move || file.store(Durability::Durable, || Some(journal))).await,
         Some((ending, spool)) => blocking(move || settle(&file, journal, spool, ending)).await,
     };
-    if let Err(error) = noted {
-        tracing::warn!(%error, "the journal of a failed upload could not be written");
+    match noted {
+        Ok(()) if !damaged => {
+            let (folder, stop) = (draft.shared.folder.clone(), draft.shared.stop.clone());
+            let id = draft.journal_file.id();
+            // Reads whole files, and nobody waits for it.
+            tokio::task::spawn_blocking(move || {
+                kept::keep_newest(&folder, id, &failed, || stop.is_cancelled());
+            });
+        }
+        Ok(()) => {}
+        Err(error) => tracing::warn!(%error, "the journal of a failed upload could not be written"),
     }
     error
 }

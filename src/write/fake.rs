@@ -118,7 +118,8 @@ impl FakeGlance {
 
     pub(super) fn uploads_with(&self, dir: &Path, size: Option<u64>) -> Uploads {
         let pace = Pace { retry: Duration::from_millis(1), poll: Duration::from_millis(1), timeout: TIMEOUT };
-        let config = SpoolConfig { dir: dir.to_owned(), size };
+        let keep_failed = Duration::from_secs(7 * 24 * 3600);
+        let config = SpoolConfig { dir: dir.to_owned(), size, keep_failed };
         Uploads::with(&config, Arc::new(self.clone()), Arc::new(self.clone()), pace).unwrap()
     }
 

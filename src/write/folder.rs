@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -29,6 +30,9 @@ const GRAIN: u64 = 4096;
 /// After this much was granted, the folder is looked at again, so that what other mounts wrote
 /// meanwhile is noticed: a limit shared by `n` mounts is exceeded by at most `n` times this.
 const RESCAN_AFTER: u64 = 64 << 20;
+
+/// Lines kept for who will listen: what a mount finds at its start.
+const NOTICES_KEPT: usize = 100;
 
 /// The name of a draft's files: made here, not the image's id, because two drafts may be meant for
 /// one reservation and a retried upload changes the image's id.
@@ -60,7 +64,27 @@ pub(super) struct Folder {
     /// The folder itself, for fsync.
     handle: File,
     limit: Option<u64>,
+    keep_failed: Duration,
     usage: Mutex<Usage>,
+    notices: Mutex<Notices>,
+}
+
+/// What a person should know of the folder, beside the log: kept until somebody listens.
+enum Notices {
+    Kept(Vec<String>),
+    Told(Box<dyn Fn(String) + Send>),
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self::Kept(Vec::new())
+    }
+}
+
+impl fmt::Debug for Notices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Notices")
+    }
 }
 
 /// Bytes that data files occupy, as far as known without asking the file system at every write.
@@ -88,7 +112,14 @@ impl Folder {
     pub(super) fn open(config: &SpoolConfig) -> Result<Self> {
         let path = config.dir.clone();
         let handle = File::from(PURPOSE.open(&path)?);
-        let folder = Self { path, handle, limit: config.size, usage: Mutex::default() };
+        let folder = Self {
+            path,
+            handle,
+            limit: config.size,
+            keep_failed: config.keep_failed,
+            usage: Mutex::default(),
+            notices: Mutex::default(),
+        };
         folder.usage().scanned = folder.scan();
         Ok(folder)
     }
@@ -96,6 +127,30 @@ impl Folder {
     /// Where the folder is.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How long what failed uploads left stays in it.
+    pub(super) fn keep_failed(&self) -> Duration {
+        self.keep_failed
+    }
+
+    /// Logs a line and tells it to who listens.
+    pub(super) fn tell(&self, line: String) {
+        tracing::warn!("{line}");
+        match &mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner) {
+            Notices::Kept(lines) if lines.len() < NOTICES_KEPT => lines.push(line),
+            Notices::Kept(_) => {}
+            Notices::Told(listener) => listener(line),
+        }
+    }
+
+    /// From now on `listener` gets each such line, and those so far at once. It must not wait.
+    pub(super) fn listen(&self, listener: impl Fn(String) + Send + 'static) {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Notices::Kept(lines) = &mut *notices {
+            lines.drain(..).for_each(&listener);
+        }
+        *notices = Notices::Told(Box::new(listener));
     }
 
     /// The file that holds a draft's bytes.
@@ -208,7 +263,7 @@ mod tests {
     use super::*;
 
     fn config(dir: &Path, size: Option<u64>) -> SpoolConfig {
-        SpoolConfig { dir: dir.to_owned(), size }
+        SpoolConfig { dir: dir.to_owned(), size, keep_failed: Duration::MAX }
     }
 
     #[test]

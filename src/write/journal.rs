@@ -148,6 +148,11 @@ impl Journal {
         self.failure = reason.map(|reason| reason.chars().take(MAX_FAILURE).collect());
     }
 
+    /// Both are of one name in one project of one cloud.
+    pub(super) fn is_about(&self, other: &Self) -> bool {
+        (&self.name, &self.cloud, &self.project) == (&other.name, &other.cloud, &other.project)
+    }
+
     /// Reads a draft's journal; `None` when it has none.
     ///
     /// # Errors
@@ -206,6 +211,11 @@ pub(super) struct JournalFile {
 impl JournalFile {
     pub(super) fn new(folder: Arc<Folder>, id: DraftId) -> Self {
         Self { folder, id, writing: Mutex::new(()) }
+    }
+
+    /// The draft it is of.
+    pub(super) fn id(&self) -> DraftId {
+        self.id
     }
 
     /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it.
@@ -349,7 +359,9 @@ mod tests {
     }
 
     fn journal_file(dir: &Path) -> JournalFile {
-        let folder = Folder::open(&SpoolConfig { dir: dir.into(), size: None }).unwrap();
+        let folder =
+            Folder::open(&SpoolConfig { dir: dir.into(), size: None, keep_failed: std::time::Duration::MAX })
+                .unwrap();
         JournalFile::new(Arc::new(folder), DraftId::generate())
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Draft ──┬── Spool    the bytes: one sparse, locked file        (spool.rs, folder.rs)
+//!         │            and what stays of those that failed      (kept.rs, recover.rs)
 //!         ├── Journal  name, id, step, failure: one JSON file    (journal.rs)
 //!         └── Commit   from a quiet draft to an image            (commit.rs)
 //!               ├── Upload  create, PUT, verify, take back       (upload.rs)
@@ -25,6 +26,7 @@ mod fake;
 mod folder;
 mod journal;
 mod keeper;
+mod kept;
 mod recover;
 mod sniff;
 mod spool;
@@ -58,6 +60,9 @@ const FINISH: Duration = Duration::from_secs(10);
 
 /// And how long for those that were given up to delete their records.
 const TAKE_BACK: Duration = Duration::from_secs(5);
+
+/// How often it is looked what failed uploads left for too long: `--keep-failed` is days.
+const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 
 /// What an upload is for.
 #[derive(Debug, Clone)]
@@ -115,6 +120,7 @@ impl Uploads {
         pace: Pace,
     ) -> Result<Self> {
         let folder = Arc::new(Folder::open(config)?);
+        kept::age_out(&folder);
         for line in recover::leftovers(&folder) {
             tracing::warn!("{line}");
         }
@@ -134,6 +140,22 @@ impl Uploads {
     /// `.glancefs/errors`: at most 100, oldest first. Reads the folder, so it blocks on the disk.
     pub fn leftovers(&self) -> Vec<String> {
         recover::leftovers(&self.shared.folder)
+    }
+
+    /// From now on `listener` is told, in one line each, what was removed of failed uploads and why; what
+    /// was removed at the start it is told at once. It must not wait.
+    pub fn listen(&self, listener: impl Fn(String) + Send + 'static) {
+        self.shared.folder.listen(listener);
+    }
+
+    /// Removes what failed uploads left longer ago than `--keep-failed`, every hour, until
+    /// [`shut_down`](Self::shut_down).
+    pub async fn keep_house(self) {
+        let Shared { folder, stop, .. } = &*self.shared;
+        while timeout(HOUSEKEEPING, stop.cancelled()).await.is_err() {
+            let folder = folder.clone();
+            tokio::task::spawn_blocking(move || kept::age_out(&folder)).await.ok();
+        }
     }
 
     /// For unmount: uploads under way get 10 s to end. Those that need longer are given up with the

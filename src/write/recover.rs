@@ -1,12 +1,11 @@
 //! What earlier runs left in the spool: found, told, and cleaned up where nothing is lost by it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
 use super::folder::{DraftId, Folder};
 use super::journal::{Journal, Record, Step};
-use super::spool::try_lock;
+use super::spool::Spool;
 use crate::error::Result;
 
 /// Leftovers told one by one; above that, only how many more there are.
@@ -14,29 +13,34 @@ const MAX_TOLD: usize = 100;
 
 /// A draft whose process is gone, or that was given up, and that has bytes.
 #[derive(Debug)]
-struct Leftover {
-    id: DraftId,
+pub(super) struct Leftover {
+    pub(super) id: DraftId,
+    /// The data file, locked by us so that no other mount does the same; `None`: it cannot be opened.
+    pub(super) spool: Option<Spool>,
     /// Length of the data file.
     bytes: u64,
     /// What its journal says; `None` when there is none (a crash before it was written).
-    journal: Result<Option<Journal>>,
+    pub(super) journal: Result<Option<Journal>>,
 }
 
 /// One line for each leftover, oldest first.
 ///
 /// On the way, drafts that never had a byte and rests of finished uploads are removed.
-pub(super) fn leftovers(folder: &Folder) -> Vec<String> {
+pub(super) fn leftovers(folder: &Arc<Folder>) -> Vec<String> {
     let drafts = match folder.drafts() {
         Ok(drafts) => drafts,
         Err(error) => return vec![format!("the uploads left by earlier runs cannot be listed: {error}")],
     };
-    let mut found: Vec<Leftover> = drafts.into_iter().filter_map(|id| examine(folder, id)).collect();
-    found.sort_by_key(|leftover| match &leftover.journal {
-        Ok(Some(journal)) => (journal.started, leftover.id),
-        _ => (i64::MIN, leftover.id),
-    });
+    let line = |id| {
+        // Open no longer than this: there may be more of them than files may be open.
+        let leftover = examine(folder, id)?;
+        let started = leftover.journal.as_ref().ok().and_then(Option::as_ref).map(|journal| journal.started);
+        Some((started, id, leftover.line(folder, "are kept in")))
+    };
+    let mut found: Vec<_> = drafts.into_iter().filter_map(line).collect();
+    found.sort_unstable();
     let untold = found.len().saturating_sub(MAX_TOLD);
-    let mut lines: Vec<String> = found.iter().take(MAX_TOLD).map(|leftover| leftover.line(folder)).collect();
+    let mut lines: Vec<String> = found.into_iter().take(MAX_TOLD).map(|(_, _, line)| line).collect();
     if untold > 0 {
         lines.push(format!("{untold} more uploads were left in {}", folder.path().display()));
     }
@@ -44,11 +48,9 @@ pub(super) fn leftovers(folder: &Folder) -> Vec<String> {
 }
 
 /// `None`: a living draft, or nothing worth keeping.
-fn examine(folder: &Folder, id: DraftId) -> Option<Leftover> {
-    let opened: io::Result<File> =
-        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(folder.data_path(id));
-    let file = match opened {
-        Ok(file) => file,
+pub(super) fn examine(folder: &Arc<Folder>, id: DraftId) -> Option<Leftover> {
+    let spool = match Spool::open(Arc::clone(folder), id) {
+        Ok(spool) => spool,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // The data file is made first and removed first: this is the rest of a clean-up.
             folder.remove(id);
@@ -56,28 +58,28 @@ fn examine(folder: &Folder, id: DraftId) -> Option<Leftover> {
         }
         Err(error) => {
             let unknown = Err(crate::error::Error::io("opening it", error));
-            return Some(Leftover { id, bytes: 0, journal: unknown });
+            return Some(Leftover { id, spool: None, bytes: 0, journal: unknown });
         }
     };
-    // The lock is held until the end of this function, so that no other mount does the same.
-    if !try_lock(&file).unwrap_or(false) {
+    if !spool.try_lock() {
         return None;
     }
-    let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+    let bytes = spool.size().unwrap_or(0);
     let journal = Journal::load(folder, id);
     let finished = matches!(&journal, Ok(Some(journal)) if journal.step == Step::Done);
     if bytes == 0 || finished {
         folder.remove(id);
         return None;
     }
-    Some(Leftover { id, bytes, journal })
+    Some(Leftover { id, spool: Some(spool), bytes, journal })
 }
 
 impl Leftover {
-    /// Names come from a file: they are quoted, so that each leftover stays one line.
-    fn line(&self, folder: &Folder) -> String {
+    /// What it is, and that its bytes "are kept in" or "were in" its file. Names come from a file: they
+    /// are quoted, so that each leftover stays one line.
+    pub(super) fn line(&self, folder: &Folder, bytes_are: &str) -> String {
         let (bytes, path) = (self.bytes, folder.data_path(self.id));
-        let kept = format!("its {bytes} bytes are kept in {}", path.display());
+        let kept = format!("its {bytes} bytes {bytes_are} {}", path.display());
         let journal = match &self.journal {
             Ok(Some(journal)) => journal,
             Ok(None) => return format!("an upload of unknown name was left: {kept}"),

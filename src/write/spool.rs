@@ -10,6 +10,7 @@ use bytes::Bytes;
 use rustix::fs::SeekFrom;
 
 use super::folder::{DraftId, Folder};
+use super::kept;
 use crate::error::{Error, Kind, Result};
 use crate::units::ByteRange;
 
@@ -49,6 +50,17 @@ impl Spool {
         Err(Error::new(Kind::Busy, "the spool folder is busy: every new file was taken by its recovery"))
     }
 
+    /// The file of a draft as it is, to be read; not locked.
+    pub(super) fn open(folder: Arc<Folder>, id: DraftId) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(folder.data_path(id))?;
+        Ok(Self { folder, id, file })
+    }
+
+    /// Locks the file; false when the draft is alive, in this process or another.
+    pub(super) fn try_lock(&self) -> bool {
+        try_lock(&self.file).unwrap_or(false)
+    }
+
     /// The name of the draft.
     pub(super) fn id(&self) -> DraftId {
         self.id
@@ -64,12 +76,23 @@ impl Spool {
         self.file.metadata().map(|metadata| metadata.len()).map_err(|error| self.failed("reading", error))
     }
 
-    /// Writes all of `data`, or fails; `NoSpace` when the folder or its disk is full.
+    /// Writes all of `data`, or fails; `NoSpace` when the folder or its disk is full and nothing in it
+    /// may give way.
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         let range = ByteRange::at(offset, data.len() as u64);
         if range.end > MAX_SIZE {
             return Err(Error::new(Kind::TooLarge, "no file can have an offset of 8 EiB"));
         }
+        loop {
+            match self.write_granted(range, data) {
+                // One at a time: each turn removes something, so this ends.
+                Err(full) if full.kind() == Kind::NoSpace && kept::give_way(&self.folder) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn write_granted(&self, range: ByteRange, data: &[u8]) -> Result<()> {
         let _grant = match self.folder.grant(range.len()) {
             Ok(grant) => Some(grant),
             // At the limit, bytes that are there can still be changed: formats fill in their
@@ -77,7 +100,7 @@ impl Spool {
             Err(_) if self.is_allocated(range) => None,
             Err(full) => return Err(full),
         };
-        self.file.write_all_at(data, offset).map_err(|error| self.failed("writing", error))
+        self.file.write_all_at(data, range.start).map_err(|error| self.failed("writing", error))
     }
 
     /// Reads `range`, short at the end of the file; holes read as zeros.
@@ -149,7 +172,12 @@ mod tests {
 
     fn folder(size: Option<u64>) -> (tempfile::TempDir, Arc<Folder>) {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(&SpoolConfig { dir: dir.path().into(), size }).unwrap();
+        let folder = Folder::open(&SpoolConfig {
+            dir: dir.path().into(),
+            size,
+            keep_failed: std::time::Duration::MAX,
+        })
+        .unwrap();
         (dir, Arc::new(folder))
     }
 

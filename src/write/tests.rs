@@ -479,7 +479,7 @@ async fn an_upload_that_takes_long_is_given_up_at_unmount() {
 #[tokio::test(start_paused = true)]
 async fn unmount_does_not_wait_for_a_silent_server() {
     let mut rig = rig();
-    let spool = SpoolConfig { dir: rig.dir.path().into(), size: None };
+    let spool = SpoolConfig { dir: rig.dir.path().into(), size: None, keep_failed: Duration::MAX };
     let glance = Arc::new(rig.glance.clone());
     rig.uploads =
         Uploads::with(&spool, glance.clone(), glance, Pace::with_timeout(Duration::from_secs(60))).unwrap();

@@ -21,6 +21,7 @@ mod names;
 mod outage;
 mod reading;
 mod status;
+mod tls;
 mod tools;
 mod uploading;
 mod whole;

@@ -302,6 +302,45 @@ fn data_that_differ_from_their_hash_are_an_error_and_are_not_kept() {
 }
 
 #[test]
+fn a_tampered_image_is_not_read_whole_with_success() {
+    let cloud = Cloud::open();
+    let content = pattern(45, 20 * MIB + 5);
+    let mount = cloud.mount("--verify-wait 20s");
+    let source = mount.beside().file("source", &content);
+    let copy = mount.beside().path("copy");
+    let ranged = cloud.image("tampered-ranged.raw", &content);
+    let streamed = cloud.http_image("tampered-streamed.raw", &source, &[]);
+    let mut tampered = content.clone();
+    tampered[3_000_000] ^= 1;
+    std::fs::write(cloud.blob(&ranged), &tampered).unwrap();
+    let behind_http = files(&cloud.folder().join("files"), content.len() as u64);
+    let behind_http = behind_http.iter().find(|path| std::fs::read(path).unwrap() == content).unwrap();
+    std::fs::write(behind_http, &tampered).unwrap();
+    for (name, id) in [("tampered-ranged.raw", &ranged), ("tampered-streamed.raw", &streamed)] {
+        for read in ["cat", "cp --sparse=never", "dd bs=1M iflag=direct status=none if="] {
+            let (gap, to) = match read {
+                "cat" => (" ", ">"),
+                _ if read.ends_with('=') => ("", "of="),
+                _ => (" ", ""),
+            };
+            let said = fails!("{read}{gap}{mount}/{name} {to}{copy}");
+            assert!(said.contains("Input/output error"), "{read}: {said}");
+        }
+        let line = format!("image {id} does not match its hash");
+        assert!(mount.log().contains(&line), "{}", mount.log());
+        eventually("it is told", || mount.errors().contains(&line));
+    }
+    // Who wants no wait has none, and learns of it behind the read.
+    let hasty = cloud.mount("--verify-wait 0");
+    sh!("cmp {hasty}/tampered-ranged.raw {}", cloud.blob(&ranged).display());
+    eventually("it is told", || hasty.errors().contains(&ranged));
+    // What is right is read whole at once, each block once.
+    let right = cloud.image("not-tampered.raw", &content);
+    sh!("cp {mount}/not-tampered.raw {copy} && cmp {copy} {source}");
+    assert!(!mount.errors().contains(&right));
+}
+
+#[test]
 fn an_active_image_whose_data_are_gone_is_an_error() {
     let cloud = Cloud::open();
     let id = cloud.image("lost.raw", &pattern(40, 500_000));
@@ -365,6 +404,50 @@ for place in range(40):
     let cached: usize = mount.xattr("sparse-reads.raw", "user.glancefs.cached_bytes").parse().unwrap();
     assert!(cached <= 16 * MIB, "40 reads of 4 KiB left {cached} bytes in the cache");
     assert!(parse(&cached.to_string()).is_u64() && !cloud.downloads(&id).is_empty());
+}
+
+#[test]
+fn beyond_4_gib_uploads_and_reads_are_right() {
+    if !long() {
+        left_out(
+            "beyond_4_gib_uploads_and_reads_are_right",
+            "Glance hashes for a minute; GLANCEFS_TEST_LONG=1 runs it",
+        );
+        return;
+    }
+    const GIB: u64 = 1 << 30;
+    let size = 5 * GIB + 12_345;
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    let source = mount.beside().path("source");
+    let marks = mount.beside().file("marks", pattern(92, 300_000));
+    sh!("truncate -s {size} {source}");
+    // Not at block borders; one across 4 GiB, one up to the end.
+    let places = [1, 2 * GIB - 1000, 4 * GIB - 150_000, 4 * GIB + 77_777_777, size - 300_000];
+    for place in places {
+        sh!("dd if={marks} of={source} bs=1M seek={place} oflag=seek_bytes conv=notrunc status=none");
+    }
+    let copy = crate::harness::background(&format!("cp --sparse=always {source} {mount}/huge.raw"));
+    copy.finish_within(std::time::Duration::from_secs(600)).expect_success();
+    let id = cloud.only("huge.raw")["id"].as_str().unwrap().to_owned();
+    assert_eq!(cloud.record(&id)["size"], size);
+    // What is read now comes from Glance.
+    mount.down();
+    sh!("rm -rf {}", cache_of(&mount).display());
+    mount.up();
+    let file = mount.path("huge.raw");
+    assert_eq!(sh!("stat -c '%s %b' {file}"), format!("{size} {}", size.div_ceil(512)));
+    for place in places {
+        for (skip, count) in [(place.saturating_sub(10_000), 400_000), (place + 4095, 5)] {
+            let part = format!("bs=1M iflag=skip_bytes,count_bytes skip={skip} count={count} status=none");
+            sh!("cmp <(dd if={file} {part}) <(dd if={source} {part})");
+        }
+    }
+    sh!("cmp <(tail -c 100 {file}) <(tail -c 100 {source})");
+    assert_eq!(sh!("dd if={file} bs=1 iflag=skip_bytes skip={size} count=1 status=none | wc -c"), "0");
+    let cached: u64 = mount.xattr("huge.raw", "user.glancefs.cached_bytes").parse().unwrap();
+    assert!((1_500_000..GIB).contains(&cached), "{cached} bytes were fetched for some MiB");
+    cloud.delete(&id);
 }
 
 #[test]

@@ -370,6 +370,67 @@ fn the_spool_has_its_limit() {
     uploaded(cloud, "small-enough.raw", &small);
 }
 
+/// A cloud whose quota is used up but for 1 MB by an image; its id.
+fn full_cloud() -> (Cloud, String) {
+    let cloud = Cloud::new("none", "--set DEFAULT.user_storage_quota=5MB");
+    let filler = cloud.image("filler.raw", &pattern(73, 4_000_000));
+    (cloud, filler)
+}
+
+#[test]
+fn tries_that_fail_keep_one_copy_and_success_removes_it() {
+    let (cloud, filler) = full_cloud();
+    let mount = cloud.mount("");
+    let from = source(&mount, 69, 2 * MIB);
+    let kept = || sh!("find {}/spool -name '*.data'", mount.beside());
+    for _ in 0..3 {
+        fails!("cp {from} {mount}/retried.raw");
+    }
+    eventually("one copy is kept", || kept().lines().count() == 1);
+    sh!("cmp {} {from}", kept());
+    // Each failure is told once, with the file that is kept, and each removal.
+    for said in [mount.log(), mount.errors()] {
+        let of_it: Vec<_> = said.lines().filter(|line| line.contains("\"retried.raw\"")).collect();
+        let failures = of_it.iter().filter(|line| line.contains("failed") && line.contains("is kept in"));
+        let removals =
+            of_it.iter().filter(|line| line.contains("removed, because the same bytes are kept in"));
+        assert_eq!((failures.count(), removals.count(), of_it.len()), (3, 2, 5), "{said}");
+    }
+    cloud.delete(&filler);
+    sh!("cp {from} {mount}/retried.raw");
+    uploaded(&cloud, "retried.raw", &from);
+    eventually("nothing is kept", || kept().is_empty());
+    eventually("it is told", || mount.errors().contains("has the same bytes"));
+}
+
+#[test]
+fn what_failed_long_ago_goes_for_a_new_upload_and_at_the_next_mount() {
+    let (cloud, _) = full_cloud();
+    let mount = cloud.mount("--spool-size 6M");
+    let [first, second] = [70, 71].map(|seed| source(&mount, seed, 2 * MIB));
+    let third = source(&mount, 72, 3 * MIB);
+    let spool = format!("{}/spool", mount.beside());
+    fails!("cp {first} {mount}/failed-1.raw");
+    sh!("touch -d '2 hours ago' {spool}/*");
+    fails!("cp {second} {mount}/failed-2.raw");
+    // There is room for a third without the first. What failed just now stays.
+    assert!(fails!("cp {third} {mount}/failed-3.raw").contains("quota"));
+    assert_eq!(sh!("find {spool} -name '*.data' | wc -l"), "2");
+    for said in [mount.log(), mount.errors()] {
+        let line = said.lines().find(|line| line.contains("needs the room")).expect("it is told");
+        assert!(line.contains("failed-1.raw") && line.contains("removed"), "{line}");
+    }
+    assert!(fails!("cp {third} {mount}/failed-4.raw").contains("No space left"));
+    mount.down();
+    sh!("touch -d '8 days ago' {spool}/*");
+    mount.up();
+    assert_eq!(sh!("find {spool} -type f | wc -l"), "0");
+    for name in ["failed-2.raw", "failed-3.raw"] {
+        let told = |text: &str| text.lines().any(|line| line.contains("168 h") && line.contains(name));
+        assert!(told(&mount.errors()) && told(&mount.log()), "{}", mount.errors());
+    }
+}
+
 #[test]
 fn a_full_disk_reaches_the_program_and_heals() {
     if !crate::harness::is_root() {

@@ -33,9 +33,11 @@ async fn rig() -> Rig {
         size: 1 << 30,
         free_floor_percent: 0,
         memory_limit: 64 << 20,
+        verify_wait: None,
     };
     let cache = Cache::open(&cache, Handle::current()).unwrap();
-    let spool = SpoolConfig { dir: dir.path().join("spool"), size: None };
+    let spool =
+        SpoolConfig { dir: dir.path().join("spool"), size: None, keep_failed: Duration::from_secs(3600) };
     let uploads = Uploads::open(&spool, http().timeout, glance.clone(), cache.clone()).unwrap();
     Rig { glance, cache, uploads, dir }
 }
@@ -228,7 +230,8 @@ async fn a_server_that_refuses_connections_ends_an_upload_within_the_timeout() {
     drop(gone);
     let mut rig = rig().await;
     let glance = client_of(&endpoint, None).await;
-    let spool = SpoolConfig { dir: rig.dir.path().join("spool"), size: None };
+    let spool =
+        SpoolConfig { dir: rig.dir.path().join("spool"), size: None, keep_failed: Duration::from_secs(3600) };
     rig.uploads = Uploads::open(&spool, http().timeout, Arc::new(glance), rig.cache.clone()).unwrap();
     let begun = Instant::now();
     let error = rig.draft(intent("new"), b"data").commit().await.unwrap_err();

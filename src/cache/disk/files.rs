@@ -141,7 +141,34 @@ impl Files {
 
     /// Every block is on disk as we know it. Never waits.
     pub(crate) fn is_complete(&self) -> bool {
-        self.present.count() == BlockRange::of_image(self.header.size).len()
+        self.present_blocks() == BlockRange::of_image(self.header.size).len()
+    }
+
+    /// Blocks on disk as we know it. Never waits.
+    pub(crate) fn present_blocks(&self) -> u64 {
+        self.present.count()
+    }
+
+    /// The index names a proof, be it of a state that has passed: the whole matched its hash once.
+    pub(crate) fn was_proven(&self) -> bool {
+        self.header.proof.is_some()
+    }
+
+    /// The CRC32C over the CRCs of these blocks (each little endian), by the index; `None` when one is not here.
+    pub(crate) fn crc_of_entries(&self, blocks: BlockRange) -> io::Result<Option<u32>> {
+        let mut raw = vec![0; SCAN_BYTES.min((blocks.len() * ENTRY_LEN) as usize)];
+        let (mut at, mut crc) = (blocks.start, 0);
+        while at < blocks.end {
+            let count = (blocks.end.0 - at.0).min(raw.len() as u64 / ENTRY_LEN);
+            let piece = &mut raw[..(count * ENTRY_LEN) as usize];
+            read_or_zeros(&self.index, piece, entry_offset(at))?;
+            for entry in Entry::decode_all(piece) {
+                let Some(entry) = entry else { return Ok(None) };
+                crc = crc32c::crc32c_append(crc, &entry.crc.to_le_bytes());
+            }
+            at = BlockIndex(at.0 + count);
+        }
+        Ok(Some(crc))
     }
 
     /// Looks into the index again: other processes fill and evict as well.

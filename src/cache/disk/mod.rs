@@ -11,6 +11,7 @@ pub(super) mod health;
 pub(super) mod index;
 pub(super) mod space;
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -22,6 +23,9 @@ use crate::units::{BlockIndex, BlockRange};
 use self::files::{Files, Wait};
 use self::folder::Folder;
 use super::identity::{ContentIdentity, Verified};
+
+/// How often blocks are counted while others write some: a batch takes longer than a count.
+const COUNTS: u32 = 8;
 
 /// One image on disk. Its own files appear with the first block that is written.
 pub(super) struct DiskImage {
@@ -77,6 +81,30 @@ impl DiskImage {
     /// Every block is in the image's own files, as we know them. Never waits.
     pub(super) fn is_complete(&self) -> bool {
         self.own().is_some_and(Files::is_complete)
+    }
+
+    /// Every block will be in the image's own files once those that are `arriving` are. Never waits.
+    pub(super) fn is_completed_by(&self, arriving: &HashSet<BlockIndex>) -> bool {
+        let all = BlockRange::of_image(self.identity.size).len();
+        let present = || self.own().map_or(0, Files::present_blocks);
+        let is_new = |block: &&BlockIndex| !self.own().is_some_and(|files| files.has(**block));
+        // Blocks that are written meanwhile change sides: only a count between two equal ones is exact.
+        for _ in 0..COUNTS {
+            let before = present();
+            if before.saturating_add(arriving.len() as u64) < all {
+                return false;
+            }
+            let new = arriving.iter().filter(is_new).count() as u64;
+            if present() == before {
+                return before.saturating_add(new) >= all;
+            }
+        }
+        true
+    }
+
+    /// The whole matched its hash once, when we looked first. Never waits.
+    pub(super) fn was_proven(&self) -> bool {
+        self.own().is_some_and(Files::was_proven)
     }
 
     /// Bytes on disk, as we know it. Never waits.

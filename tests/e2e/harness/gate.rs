@@ -39,7 +39,7 @@ enum State {
 struct Shared {
     state: Mutex<State>,
     open: Mutex<Vec<TcpStream>>,
-    server: String,
+    server: Mutex<String>,
 }
 
 /// A port on this machine that leads to a server.
@@ -53,7 +53,7 @@ impl Gate {
     pub fn to(url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let server = url.strip_prefix("http://").unwrap().to_owned();
+        let server = Mutex::new(url.strip_prefix("http://").unwrap().to_owned());
         let shared = Arc::new(Shared { state: Mutex::new(State::Open), open: Mutex::default(), server });
         let gate = Self { shared: Arc::clone(&shared), port };
         std::thread::spawn(move || {
@@ -78,6 +78,12 @@ impl Gate {
     /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
+    }
+
+    /// Connections reach another server (`host:port`) from now on; those that are open break.
+    pub fn lead_to(&self, server: &str) {
+        *self.shared.server.lock().unwrap() = server.to_owned();
+        self.set(State::Open);
     }
 
     /// Connections reach the server again.
@@ -122,7 +128,8 @@ impl Shared {
     }
 
     fn connect(&self, client: TcpStream, pause: Duration) -> io::Result<()> {
-        let server = TcpStream::connect(&self.server)?;
+        let address = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let server = TcpStream::connect(address)?;
         for (from, to) in [(&client, &server), (&server, &client)] {
             from.set_read_timeout(Some(Duration::from_secs(120)))?;
             self.keep(from);

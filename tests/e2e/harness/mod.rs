@@ -8,6 +8,7 @@ mod gate;
 mod mount;
 mod run;
 mod shell;
+mod tls;
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ pub use gate::Gate;
 pub use mount::Mount;
 pub use run::Folder;
 pub use shell::{Outcome, background, run};
+pub use tls::{Authority, Front};
 
 /// How long anything that happens by itself may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -111,8 +111,14 @@ impl Background {
 
     /// Waits for its end.
     #[track_caller]
-    pub fn finish(mut self) -> Outcome {
-        let status = self.wait(LIMIT);
+    pub fn finish(self) -> Outcome {
+        self.finish_within(LIMIT)
+    }
+
+    /// The same, for what may take longer than other commands.
+    #[track_caller]
+    pub fn finish_within(mut self, limit: Duration) -> Outcome {
+        let status = self.wait(limit);
         if status.is_none() {
             self.signal(Signal::KILL);
         }
@@ -124,7 +130,7 @@ impl Background {
             stderr: text(&self.stderr),
             took: self.began.elapsed(),
         };
-        assert!(status.is_some(), "this did not end within {LIMIT:?}: {outcome}");
+        assert!(status.is_some(), "this did not end within {limit:?}: {outcome}");
         outcome
     }
 
