@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(long)]
     pub quick: bool,
 
-    /// Only these cases: sequential, random, random-deep, boot, readers, images.
+    /// Only these cases: sequential, random, random-deep, boot, readers, images, first-byte, listing, limited, upload.
     #[arg(long = "case", value_name = "NAME", num_args = 1..)]
     case_names: Vec<String>,
 

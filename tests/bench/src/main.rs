@@ -6,10 +6,9 @@
 //!   becomes slow for a while does so for all of them.
 //! - Every byte that is read is compared (`content`); one wrong byte fails the run.
 
-#![allow(dead_code, reason = "cases that use it come next")]
-
 mod arguments;
 mod cases;
+mod cgroup;
 mod contender;
 mod content;
 #[path = "../../common/devcloud.rs"]
@@ -69,7 +68,7 @@ fn run(arguments: &Arguments, disk: &Path, memory: &Path) -> Result<Results> {
         wrapper: Vec::new(),
     };
     let places = arguments.places();
-    let cases = arguments.cases()?;
+    let mut cases = arguments.cases()?;
     let contenders = contenders(arguments);
     let wanted = cases.iter().flat_map(|case| {
         places.iter().filter(|place| case.applies_to(**place)).flat_map(|place| case.images(*place))
@@ -78,6 +77,9 @@ fn run(arguments: &Arguments, disk: &Path, memory: &Path) -> Result<Results> {
     eprintln!("setting up: servers, images");
     let site = Site::set_up(disk, memory, programs, arguments.quick, &images, &places)?;
     let mut results = Results::default();
+    let unavailable = |case: &&dyn Case| Some(format!("{}: {}", case.name(), case.unavailable()?));
+    cases.iter().filter_map(unavailable).for_each(|what| results.leave_out(what));
+    cases.retain(|case| case.unavailable().is_none());
     for place in places {
         for case in cases.iter().filter(|case| case.applies_to(place)) {
             measure(&site, place, *case, &contenders, arguments.rounds(place), &mut results);

@@ -45,8 +45,17 @@ impl Results {
 
     /// Notes that a contender could not do it. That of glancefs is a failure of the run, that of a peer is not.
     pub fn fail(&mut self, contender: Contender, what: String) {
-        let list = if contender == Contender::Glancefs { &mut self.failures } else { &mut self.left_out };
-        list.push(what);
+        if contender == Contender::Glancefs {
+            self.failures.push(what);
+        } else {
+            self.leave_out(what);
+        }
+    }
+
+    /// Notes what was not measured, and why.
+    pub fn leave_out(&mut self, what: String) {
+        eprintln!("left out: {what}");
+        self.left_out.push(what);
     }
 
     /// What glancefs failed to do.
@@ -54,7 +63,7 @@ impl Results {
         &self.failures
     }
 
-    /// What peers failed to do.
+    /// What was not measured.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }

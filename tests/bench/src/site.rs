@@ -59,6 +59,13 @@ pub struct Place {
     pub link: LinkKind,
 }
 
+impl Place {
+    /// Whether nothing slows the way.
+    pub fn is_direct(self) -> bool {
+        self.link == LinkKind::Direct
+    }
+}
+
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.link {
@@ -96,14 +103,14 @@ impl Site {
         let glance = Glance::start(memory)?;
         let mut images = BTreeMap::new();
         fs::create_dir_all(disk.join("plain"))?;
-        // Part 1 is the model of the catalogue's records.
+        // There is one in any case: records of the catalogue are modelled on it.
         for kind in kinds.iter().copied().chain([ImageKind::Part(1)]).collect::<BTreeSet<_>>() {
             let name = kind.name();
             let plain = disk.join("plain").join(&name);
             images.insert(kind, glance.make(&name, kind.content(quick), plain)?);
         }
         let all: Vec<Image> = images.values().cloned().collect();
-        let nginx = Nginx::start(memory, &glance, &all, if quick { 2_000 } else { 10_000 })?;
+        let nginx = Nginx::start(memory, &glance, &all, 10_000)?;
         let mut ports = BTreeMap::new();
         let mut catalogue_ports = BTreeMap::new();
         for place in places {

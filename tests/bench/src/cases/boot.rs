@@ -1,7 +1,6 @@
 //! The reads of a virtual machine's boot, in their order and without its pauses.
 
-use super::random::ranges;
-use super::{Case, Phase, Samples};
+use super::{Case, Phase, Samples, bare};
 use crate::Result;
 use crate::contender::Contender;
 use crate::reader::{Access, Mode, scattered};
@@ -25,17 +24,16 @@ impl Case for Boot {
 
     fn contenders(&self) -> &'static [Contender] {
         use Contender::*;
-        &[Glancefs, Other, Ranges, Plain, Rclone, Nbdkit]
+        &[Glancefs, Other, Bare, Plain, Rclone, Nbdkit]
     }
 
     fn run(&self, site: &Site, place: Place, contender: Contender) -> Result<Samples> {
         let image = site.image(ImageKind::Boot)?;
         let trace = trace()?;
         site.cool()?;
-        if contender == Contender::Ranges {
+        if contender == Contender::Bare {
             let meter = site.meter(place, Default::default())?;
-            let read =
-                ranges(site.port(place)?, &format!("/v2/images/{}/file", image.id), image.content, &trace)?;
+            let read = bare(site.port(place)?, image, &trace)?;
             return Ok(vec![(Phase::BootCold, meter.end(read.wall, read.bytes, read.reads)?)]);
         }
         let folder = site.folder()?;
@@ -54,7 +52,8 @@ impl Case for Boot {
     }
 }
 
-fn trace() -> Result<Vec<Access>> {
+/// The trace's reads.
+pub fn trace() -> Result<Vec<Access>> {
     let lines = TRACE.lines().skip(1);
     let access = |line: &str| -> Result<Access> {
         let mut fields = line.split(',').skip(1);

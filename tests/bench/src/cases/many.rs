@@ -75,7 +75,7 @@ fn read_all(
         let port = site.port(place)?;
         let meter = site.meter(place, Default::default())?;
         let transfers = images.iter().map(|image| move || download(port, image)).collect();
-        let whole = in_parallel(transfers)?.into_iter().map(|download| download.whole).max();
+        let whole = in_parallel(transfers)?.into_iter().max();
         return Ok(vec![(phase, meter.end(whole.unwrap_or_default(), bytes, 0)?)]);
     }
     let mut different = images.to_vec();

@@ -1,13 +1,22 @@
 //! The cases: what a user does with images, each run by each contender.
 
 mod boot;
+mod first_byte;
+mod limited;
+mod listing;
 mod many;
 mod random;
 mod sequential;
+mod upload;
+
+use std::time::Instant;
 
 use crate::Result;
 use crate::contender::Contender;
+use crate::http::Connection;
 use crate::meter::Sample;
+use crate::reader::{Access, Reading};
+use crate::server::Image;
 use crate::site::{ImageKind, Place, Site};
 
 /// What is measured on its own; a row of the tables.
@@ -23,6 +32,8 @@ pub enum Phase {
     RandomCold(usize),
     /// The same with all of the image cached.
     RandomHot(usize),
+    /// The same past the page cache (O_DIRECT), as QEMU reads with `cache=none`.
+    RandomDirect(usize),
     /// A virtual machine's boot, nothing cached.
     BootCold,
     /// The same again.
@@ -31,6 +42,43 @@ pub enum Phase {
     Readers,
     /// Four images at once, nothing cached.
     Images,
+    /// The first read of an image.
+    FirstByte,
+    /// Mount, and `ls -l` of a large catalogue.
+    Listing,
+    /// All of an image cold, the daemon in a small cgroup.
+    LimitedSequential,
+    /// Then random reads of it past the page cache.
+    LimitedRandom,
+    /// Then the boot of another image.
+    LimitedBoot,
+    /// A new image.
+    Upload,
+}
+
+/// How a phase's speed is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes per second.
+    Bytes,
+    /// Reads per second.
+    Reads,
+    /// Time for one act.
+    Latency,
+}
+
+impl Phase {
+    /// What counts in it.
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::RandomCold(_) | Self::RandomHot(_) | Self::RandomDirect(_) | Self::LimitedRandom => {
+                Unit::Reads
+            }
+            Self::BootCold | Self::BootWarm | Self::LimitedBoot => Unit::Reads,
+            Self::FirstByte | Self::Listing => Unit::Latency,
+            _ => Unit::Bytes,
+        }
+    }
 }
 
 impl std::fmt::Display for Phase {
@@ -44,7 +92,14 @@ impl std::fmt::Display for Phase {
             Self::BootCold => f.pad("boot trace, cold"),
             Self::BootWarm => f.pad("boot trace, warm"),
             Self::Readers => f.pad("16 readers of one image, cold"),
+            Self::RandomDirect(depth) => f.pad(&format!("random 4 KiB, O_DIRECT, depth {depth}")),
             Self::Images => f.pad("4 images at once, cold"),
+            Self::FirstByte => f.pad("first 4 KiB of an image"),
+            Self::Listing => f.pad("mount and ls -l"),
+            Self::LimitedSequential => f.pad("128 MiB cgroup: sequential, cold"),
+            Self::LimitedRandom => f.pad("128 MiB cgroup: random 4 KiB, O_DIRECT"),
+            Self::LimitedBoot => f.pad("128 MiB cgroup: boot trace, cold"),
+            Self::Upload => f.pad("upload"),
         }
     }
 }
@@ -68,6 +123,11 @@ pub trait Case: Sync {
         true
     }
 
+    /// Why it cannot be run on this machine.
+    fn unavailable(&self) -> Option<String> {
+        None
+    }
+
     /// Runs it once, from a fresh mount on.
     fn run(&self, site: &Site, place: Place, contender: Contender) -> Result<Samples>;
 }
@@ -80,4 +140,26 @@ pub const ALL: &[&dyn Case] = &[
     &boot::Boot,
     &many::Readers,
     &many::Images,
+    &first_byte::FirstByte,
+    &listing::Listing,
+    &limited::Limited,
+    &upload::Upload,
 ];
+
+/// Makes the accesses as exact ranges, one after another on one connection.
+pub fn bare(port: u16, image: &Image, accesses: &[Access]) -> Result<Reading> {
+    let began = Instant::now();
+    let path = format!("/v2/images/{}/file", image.id);
+    let mut connection = Connection::open(port)?;
+    let mut buffer = vec![0; accesses.iter().map(|access| access.length).max().unwrap_or_default()];
+    let mut reading = Reading::default();
+    for access in accesses {
+        let bytes = &mut buffer[..access.length];
+        connection.read_range(&path, access.offset, bytes)?;
+        image.content.check(access.offset, bytes)?;
+        reading.bytes += access.length as u64;
+        reading.reads += 1;
+    }
+    reading.wall = began.elapsed();
+    Ok(reading)
+}

@@ -1,12 +1,11 @@
 //! Reads of 4 KiB at random places, one or many at a time, as databases in guests make them.
 
-use super::{Case, Phase, Samples};
+use super::{Case, Phase, Samples, bare};
 use crate::Result;
 use crate::contender::Contender;
-use crate::content::{Numbers, PAGE};
-use crate::http::Connection;
+use crate::content::{Content, Numbers, PAGE};
 use crate::link::LinkKind;
-use crate::reader::{Access, Mode, Reading, scattered, sequential};
+use crate::reader::{Access, Mode, scattered, sequential};
 use crate::site::{ImageKind, Place, Site};
 
 /// So many reads under way at a time.
@@ -17,7 +16,7 @@ pub struct Random {
 
 impl Random {
     fn image(place: Place) -> ImageKind {
-        if place.link == LinkKind::Direct { ImageKind::Big } else { ImageKind::Part(1) }
+        if place.is_direct() { ImageKind::Big } else { ImageKind::Part(1) }
     }
 
     /// A number and not a time: all contenders make the same reads. On a far link as many as end within some seconds.
@@ -41,27 +40,21 @@ impl Case for Random {
 
     fn contenders(&self) -> &'static [Contender] {
         use Contender::*;
-        &[Glancefs, Other, Ranges, Plain, Rclone, Nbdkit]
+        if self.depth > 1 {
+            return &[Glancefs, Other, Plain, Rclone, Nbdkit];
+        }
+        &[Glancefs, Other, Bare, Plain, Rclone, Nbdkit]
     }
 
     fn run(&self, site: &Site, place: Place, contender: Contender) -> Result<Samples> {
         let image = site.image(Self::image(place))?;
-        let pages = image.content.size / PAGE as u64;
-        let accesses = |seed, count| -> Vec<Access> {
-            let places = Numbers::new(seed).distinct(count, pages);
-            places.into_iter().map(|page| Access { offset: page * PAGE as u64, length: PAGE }).collect()
-        };
-        let cold = accesses(1, self.cold_reads(site, place));
+        let cold = accesses(1, self.cold_reads(site, place), image.content);
         // Enough to last for 0.1 s at a microsecond each.
-        let hot = accesses(2, 100_000);
+        let hot = accesses(2, 100_000, image.content);
         site.cool()?;
-        if contender == Contender::Ranges {
-            if self.depth > 1 {
-                return Ok(Vec::new());
-            }
+        if contender == Contender::Bare {
             let meter = site.meter(place, Default::default())?;
-            let read =
-                ranges(site.port(place)?, &format!("/v2/images/{}/file", image.id), image.content, &cold)?;
+            let read = bare(site.port(place)?, image, &cold)?;
             return Ok(vec![(Phase::RandomCold(1), meter.end(read.wall, read.bytes, read.reads)?)]);
         }
 
@@ -81,29 +74,18 @@ impl Case for Random {
         // With several readers their comparing cannot be told from their waiting for a processor.
         let time = if self.depth == 1 { read.in_calls } else { read.wall };
         samples.push((Phase::RandomHot(self.depth), meter.end(time, read.bytes, read.reads)?));
+
+        let direct = &hot[..hot.len().min(10_000)];
+        let meter = site.meter(place, files.processes())?;
+        let read = scattered(path, image.content, Mode::Direct, direct, self.depth)?;
+        samples.push((Phase::RandomDirect(self.depth), meter.end(read.wall, read.bytes, read.reads)?));
         files.unmount()?;
         Ok(samples)
     }
 }
 
-/// Makes the accesses as exact ranges, one after another on one connection.
-pub fn ranges(
-    port: u16,
-    path: &str,
-    content: crate::content::Content,
-    accesses: &[Access],
-) -> Result<Reading> {
-    let began = std::time::Instant::now();
-    let mut connection = Connection::open(port)?;
-    let mut buffer = vec![0; accesses.iter().map(|access| access.length).max().unwrap_or_default()];
-    let mut reading = Reading::default();
-    for access in accesses {
-        let bytes = &mut buffer[..access.length];
-        connection.read_range(path, access.offset, bytes)?;
-        content.check(access.offset, bytes)?;
-        reading.bytes += access.length as u64;
-        reading.reads += 1;
-    }
-    reading.wall = began.elapsed();
-    Ok(reading)
+/// So many different pages of an image, in an order that depends on `seed` only.
+pub fn accesses(seed: u64, count: usize, content: Content) -> Vec<Access> {
+    let pages = Numbers::new(seed).distinct(count, content.size / PAGE as u64);
+    pages.into_iter().map(|page| Access { offset: page * PAGE as u64, length: PAGE }).collect()
 }

@@ -3,7 +3,6 @@
 use super::{Case, Phase, Samples};
 use crate::Result;
 use crate::contender::{Contender, download};
-use crate::link::LinkKind;
 use crate::reader::sequential;
 use crate::site::{ImageKind, Place, Site};
 
@@ -14,7 +13,7 @@ pub struct Sequential;
 impl Sequential {
     fn image(place: Place) -> ImageKind {
         // 1 GiB would take 9 s at 1 Gb/s and tell nothing more.
-        if place.link == LinkKind::Direct { ImageKind::Big } else { ImageKind::Part(1) }
+        if place.is_direct() { ImageKind::Big } else { ImageKind::Part(1) }
     }
 }
 
@@ -39,7 +38,7 @@ impl Case for Sequential {
         let cooled = site.cool()?;
         if contender == Contender::Curl {
             let meter = site.meter(place, Default::default())?;
-            let time = download(site.port(place)?, image)?.whole;
+            let time = download(site.port(place)?, image)?;
             samples.push((Phase::SequentialCold, meter.end(time, image.content.size, 0)?));
             return Ok(samples);
         }

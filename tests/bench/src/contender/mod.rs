@@ -22,8 +22,8 @@ pub enum Contender {
     Other,
     /// `curl -o /dev/null`: the limit of one transfer.
     Curl,
-    /// Exact ranges one after another on one connection: the limit of a reader that does not look ahead.
-    Ranges,
+    /// The same requests bare, one after another on one connection: the limit of a client that does not look ahead.
+    Bare,
     /// A file on the disk of the caches: the limit of a local copy.
     Plain,
     /// `rclone mount`, http backend, `--vfs-cache-mode full`.
@@ -38,7 +38,7 @@ impl std::fmt::Display for Contender {
             Self::Glancefs => "glancefs",
             Self::Other => "other glancefs",
             Self::Curl => "curl",
-            Self::Ranges => "exact ranges",
+            Self::Bare => "bare requests",
             Self::Plain => "plain file",
             Self::Rclone => "rclone",
             Self::Nbdkit => "nbdkit",
@@ -49,7 +49,7 @@ impl std::fmt::Display for Contender {
 impl Contender {
     /// All, in the order of tables.
     pub const ALL: [Self; 7] =
-        [Self::Glancefs, Self::Other, Self::Curl, Self::Ranges, Self::Plain, Self::Rclone, Self::Nbdkit];
+        [Self::Glancefs, Self::Other, Self::Curl, Self::Bare, Self::Plain, Self::Rclone, Self::Nbdkit];
 
     /// The packages that are missing for it to take part.
     pub fn missing(self) -> Vec<&'static str> {
@@ -69,7 +69,7 @@ impl Contender {
 
     /// Whether it has processes of its own, which outlast a read.
     pub fn has_daemon(self) -> bool {
-        !matches!(self, Self::Curl | Self::Ranges | Self::Plain)
+        !matches!(self, Self::Curl | Self::Bare | Self::Plain)
     }
 
     /// Whether it is a process of ours whose disk cache serves a later mount.
@@ -90,7 +90,7 @@ impl Contender {
             Self::Rclone => mounts::rclone(port, folder, images),
             Self::Nbdkit => mounts::nbdkit(port, folder, images),
             Self::Plain => Ok(Files::plain(images)),
-            Self::Curl | Self::Ranges => Err(format!("{self} shows no files").into()),
+            Self::Curl | Self::Bare => Err(format!("{self} shows no files").into()),
         }
     }
 }

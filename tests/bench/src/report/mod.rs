@@ -8,13 +8,16 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::arguments::Arguments;
-use crate::cases::Phase;
+use crate::cases::{Phase, Unit};
 use crate::contender::Contender;
 use crate::meter::Sample;
 use crate::process::run;
 use crate::results::{Results, Spread};
 use crate::site::{Place, Site};
 use crate::{PROJECT, Result};
+
+const MIB: f64 = 1048576.0;
+const GIB: f64 = 1024.0 * MIB;
 
 const BEGIN: &str = "<!-- scripts/bench --record writes from here -->";
 const END: &str = "<!-- to here -->";
@@ -27,8 +30,7 @@ pub fn text(results: &Results, arguments: &Arguments, site: &Site) -> String {
     for place in results.places() {
         table(&mut text, results, place);
     }
-    for (title, lines) in
-        [("Failures of glancefs", results.failures()), ("Peers that failed", results.left_out())]
+    for (title, lines) in [("Failures of glancefs", results.failures()), ("Not measured", results.left_out())]
     {
         if !lines.is_empty() {
             let _ = writeln!(text, "\n### {title}\n");
@@ -42,8 +44,8 @@ pub fn text(results: &Results, arguments: &Arguments, site: &Site) -> String {
 pub fn brief(phase: Phase, sample: &Sample) -> String {
     format!(
         "{phase:36} {:>12}  fetched {}  requests {}  CPU {:.2} + {:.2} s, server {:.2} s",
-        speed(sample),
-        per_read(sample),
+        speed(phase, sample),
+        fetched(sample.traffic.bytes as f64, sample),
         sample.traffic.requests,
         sample.daemon_cpu,
         sample.daemon_cpu_after,
@@ -102,7 +104,7 @@ fn table(text: &mut String, results: &Results, place: Place) {
     let _ = write!(
         text,
         "\n### {place}\n\n\
-         | case | who | speed | glancefs is | fetched | requests | CPU s/GiB | server | peak RSS |\n\
+         | case | who | speed | glancefs is | fetched | requests | CPU | server CPU | peak RSS |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
     );
     let mut before = None;
@@ -118,28 +120,27 @@ fn table(text: &mut String, results: &Results, place: Place) {
             reads: median(&|sample| sample.reads as f64) as u64,
             ..Sample::default()
         };
-        let ratio = results.speed(place, (phase, Contender::Glancefs), (phase, contender));
-        let fetched = median(&|sample| sample.traffic.bytes as f64 / sample.read as f64);
-        let per_gib = |seconds: f64| format!("{:.2}", seconds / (sample.read as f64 / f64::from(1 << 30)));
-        let daemon = if contender.has_daemon() {
-            let during = per_gib(median(&|sample| sample.daemon_cpu));
-            format!("{during} + {}", per_gib(median(&|sample| sample.daemon_cpu_after)))
-        } else {
-            String::new()
+        let cost = |figure: &dyn Fn(&Sample) -> f64| match phase.unit() {
+            Unit::Bytes => format!("{:.2} s/GiB", median(figure) / (sample.read as f64 / GIB)),
+            Unit::Reads => format!("{:.0} µs/read", median(figure) / sample.reads as f64 * 1e6),
+            Unit::Latency => format!("{:.0} ms", median(figure) * 1e3),
         };
-        let peak = median(&|sample| sample.peak_rss as f64) / f64::from(1 << 20);
+        let (mut daemon, mut peak) = (String::new(), String::new());
+        if contender.has_daemon() {
+            let during = cost(&|sample| sample.daemon_cpu);
+            let during = during.split(' ').next().unwrap_or_default();
+            daemon = format!("{during} + {}", cost(&|sample| sample.daemon_cpu_after));
+            peak = format!("{:.0} MiB", median(&|sample| sample.peak_rss as f64) / MIB);
+        }
+        let ratio = results.speed(place, (phase, Contender::Glancefs), (phase, contender));
+        let ratio = ratio.filter(|_| contender != Contender::Glancefs).map(times).unwrap_or_default();
         let _ = writeln!(
             text,
-            "| {case} | {contender} | {} | {} | {fetched:.2} | {:.0} | {daemon} | {} | {} |",
-            speed(&sample),
-            if contender == Contender::Glancefs {
-                String::new()
-            } else {
-                ratio.map(times).unwrap_or_default()
-            },
+            "| {case} | {contender} | {} | {ratio} | {} | {:.0} | {daemon} | {} | {peak} |",
+            speed(phase, &sample),
+            fetched(median(&|sample| sample.traffic.bytes as f64), &sample),
             median(&|sample| sample.traffic.requests as f64),
-            per_gib(median(&|sample| sample.server_cpu)),
-            if contender.has_daemon() { format!("{peak:.0} MiB") } else { String::new() }
+            cost(&|sample| sample.server_cpu),
         );
     }
 }
@@ -149,18 +150,16 @@ fn times(spread: Spread) -> String {
     format!("{:.2} × ({:.2} to {:.2})", spread.median, spread.least, spread.most)
 }
 
-/// Small reads by their rate, others by bytes.
-fn speed(sample: &Sample) -> String {
+fn speed(phase: Phase, sample: &Sample) -> String {
     let seconds = sample.time.as_secs_f64();
-    if sample.reads > 0 && sample.read / sample.reads <= 64 << 10 {
-        if sample.reads < 10 {
-            return format!("{:.2} ms", seconds * 1e3);
-        }
-        return format!("{:.0} reads/s", sample.reads as f64 / seconds);
+    match phase.unit() {
+        Unit::Bytes => format!("{:.0} MiB/s", sample.read as f64 / MIB / seconds),
+        Unit::Reads => format!("{:.0} reads/s", sample.reads as f64 / seconds),
+        Unit::Latency => format!("{:.2} ms", seconds / sample.reads as f64 * 1e3),
     }
-    format!("{:.0} MiB/s", sample.read as f64 / f64::from(1 << 20) / seconds)
 }
 
-fn per_read(sample: &Sample) -> String {
-    format!("{:.2}", sample.traffic.bytes as f64 / sample.read as f64)
+/// Bytes fetched for each byte read; nothing where no data are read.
+fn fetched(bytes: f64, sample: &Sample) -> String {
+    if sample.read == 0 { String::new() } else { format!("{:.2}", bytes / sample.read as f64) }
 }

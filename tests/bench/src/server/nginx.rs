@@ -46,6 +46,7 @@ impl Nginx {
             write_pages(&folder.join(format!("pages-{limit}")), model, records, limit)?;
         }
 
+        let size = model["size"].as_u64().ok_or("a record without a size")?;
         let [port, catalogue] = free_ports()?;
         let configuration = configuration(&folder, &glance.images(), port, catalogue);
         fs::write(folder.join("nginx.conf"), configuration)?;
@@ -61,7 +62,7 @@ impl Nginx {
         }
         let access_log = folder.join("access.log");
         let process = daemon.id();
-        let catalogue = Catalogue { port: catalogue, process, access_log: access_log.clone(), records };
+        let catalogue = Catalogue { port: catalogue, process, access_log: access_log.clone(), records, size };
         Ok(Self { daemon, access_log, port, catalogue })
     }
 
@@ -98,6 +99,8 @@ pub struct Catalogue {
     access_log: PathBuf,
     /// How many there are.
     pub records: usize,
+    /// The size that each shows, in bytes.
+    pub size: u64,
 }
 
 impl Server for Catalogue {
