@@ -114,3 +114,52 @@ impl Numbers {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTENT: Content = Content { seed: 7, size: 40 * PAGE as u64 + 100 };
+
+    fn bytes(content: Content) -> Vec<u8> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        content.write(file.path()).unwrap();
+        std::fs::read(file.path()).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_right_wherever_a_read_begins_and_ends() {
+        let bytes = bytes(CONTENT);
+        assert_eq!(bytes.len() as u64, CONTENT.size);
+        CONTENT.check(0, &bytes).unwrap();
+        for (from, to) in
+            [(0, 1), (5, 20), (15, 17), (100, 9000), (4095, 4097), (8192, 12288), (163_900, 163_940)]
+        {
+            CONTENT.check(from as u64, &bytes[from..to]).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_wrong_byte_and_every_misplaced_one_is_found() {
+        let right = bytes(CONTENT);
+        for at in [0, 8, 15, 16, 4095, 4096, 100_000, right.len() - 1] {
+            let mut wrong = right.clone();
+            wrong[at] ^= 1;
+            assert!(CONTENT.check(0, &wrong).is_err(), "byte {at}");
+        }
+        assert!(CONTENT.check(0, &right[PAGE..2 * PAGE]).is_err(), "another page");
+        assert!(CONTENT.check(100, &right[64 * 1024 + 100..][..50]).is_err(), "a part of another page");
+        assert!(CONTENT.check(1, &right[..50]).is_err(), "shifted");
+        assert!(Content { seed: 8, ..CONTENT }.check(0, &right).is_err(), "another image");
+        assert!(CONTENT.check(CONTENT.size - 1, &[0, 0]).is_err(), "beyond the end");
+    }
+
+    #[test]
+    fn distinct_numbers_are_distinct_and_the_same_in_each_run() {
+        let numbers = Numbers::new(1).distinct(50, 60);
+        assert_eq!(numbers, Numbers::new(1).distinct(50, 60));
+        let set: std::collections::BTreeSet<_> = numbers.iter().collect();
+        assert!(set.len() == 50 && numbers.iter().all(|number| *number < 60));
+        assert_eq!(Numbers::new(1).distinct(100, 3).len(), 3);
+    }
+}

@@ -152,3 +152,32 @@ impl Gate {
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_link_delays_requests_limits_answers_and_changes_nothing() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = open(LinkKind::Far, server.local_addr().unwrap().port()).unwrap();
+        let answer: Vec<u8> = (0..5_000_000u32).map(|number| number as u8).collect();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut connection, _) = server.accept().unwrap();
+                let mut request = [0; 3];
+                connection.read_exact(&mut request).unwrap();
+                assert_eq!(request, *b"get");
+                connection.write_all(&answer).unwrap();
+            });
+            let began = Instant::now();
+            let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            client.write_all(b"get").unwrap();
+            let mut received = Vec::new();
+            client.read_to_end(&mut received).unwrap();
+            // 10 ms each for the connection and the request, and 40 ms for 5 MB at 1 Gb/s; only "not faster" is certain.
+            assert!(began.elapsed() >= Duration::from_millis(55), "{:?}", began.elapsed());
+            assert!(received == answer);
+        });
+    }
+}

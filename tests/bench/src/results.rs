@@ -115,3 +115,40 @@ impl Results {
         rows.flat_map(|(_, rounds)| rounds.values()).map(figure).max()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::link::LinkKind;
+    use crate::server::ServerKind;
+
+    const PLACE: Place = Place { server: ServerKind::Nginx, link: LinkKind::Direct };
+    const COLD: Phase = Phase::SequentialCold;
+
+    fn sample(seconds: u64) -> Sample {
+        Sample { time: Duration::from_secs(seconds), ..Sample::default() }
+    }
+
+    #[test]
+    fn a_ratio_is_made_within_a_round_and_its_median_counts() {
+        let mut results = Results::default();
+        // The machine was four times as slow in the second round; in the third glancefs did not take part.
+        for (round, (ours, other)) in [(2, 4), (8, 16), (0, 1), (3, 3)].into_iter().enumerate() {
+            if ours > 0 {
+                results.add(PLACE, COLD, Contender::Glancefs, round, sample(ours));
+            }
+            results.add(PLACE, COLD, Contender::Curl, round, sample(other));
+        }
+        let ratio = results.speed(PLACE, (COLD, Contender::Glancefs), (COLD, Contender::Curl)).unwrap();
+        assert_eq!((ratio.least, ratio.median, ratio.most), (1.0, 2.0, 2.0));
+        assert!(results.speed(PLACE, (COLD, Contender::Glancefs), (COLD, Contender::Rclone)).is_none());
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
+        assert_eq!(Spread::of(vec![9.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
+        assert!(Spread::of(Vec::new()).is_none());
+    }
+}

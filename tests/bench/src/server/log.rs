@@ -51,3 +51,23 @@ fn data_bytes(line: &str) -> Option<u64> {
     let data = path.ends_with("/file") || (path.contains("/files/") && !path.ends_with('/'));
     data.then(|| rest.split(' ').nth(2)?.parse().ok())?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_for_data_count_and_others_do_not() {
+        let nginx = "[21/Nov/2026:03:15:47 +0000] GET /v2/images/1f3c/file HTTP/1.1 206 65536 0.012 range=bytes=0-65535";
+        assert_eq!(data_bytes(nginx), Some(65536));
+        let glance =
+            "[21/Nov/2026:03:15:47 +0000] GET /v2/images/1f3c/file HTTP/1.1 200 1073741824 900ms range=-";
+        assert_eq!(data_bytes(glance), Some(1 << 30));
+        let head = "[21/Nov/2026:03:15:47 +0000] HEAD /files/1f3c HTTP/1.1 200 0 0.000 range=-";
+        assert_eq!(data_bytes(head), Some(0));
+        for path in ["/v2/images?limit=500", "/v2/images/1f3c", "/files/"] {
+            let line = format!("[21/Nov/2026:03:15:47 +0000] GET {path} HTTP/1.1 200 777 0.000 range=-");
+            assert_eq!(data_bytes(&line), None, "{path}");
+        }
+    }
+}
