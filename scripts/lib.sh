@@ -110,3 +110,38 @@ claim_ports() {
   echo "$next" >"$GLANCEFS_CACHE/next-port"
   exec {PORT_FD}>&-
 }
+
+# The next three find and end what a run has left below a folder of its own; each prints a line for what it found.
+
+# unmount_below FOLDER. The deepest first, as mounts may be nested; \040 is a space.
+unmount_below() {
+  local at
+  while read -r at; do
+    echo "mount $at"
+    umount -l "$at" 2>/dev/null || fusermount3 -uz "$at" 2>/dev/null || say "could not unmount $at"
+  done < <(awk -v root="$1/" 'index($2, root) == 1 { gsub(/\\040/, " ", $2); print $2 }' /proc/self/mounts | sort -r)
+}
+
+# stop_clouds_below FOLDER: dev clouds.
+stop_clouds_below() {
+  local settings devcloud
+  devcloud=$(dirname "${BASH_SOURCE[0]}")/devcloud
+  while read -r settings; do
+    if "$devcloud" status --dir "${settings%/settings}" >/dev/null; then echo "dev cloud ${settings%/settings}"; fi
+    "$devcloud" down --dir "${settings%/settings}" 2>/dev/null || say "could not stop ${settings%/settings}"
+  done < <(find "$1" -maxdepth 5 -name settings -type f 2>/dev/null)
+}
+
+# kill_marked NAME=VALUE: processes that have this in their environment. Daemons whose mount has just gone get a moment.
+marked() { grep -lzxF "$1" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 || true; }
+kill_marked() {
+  local pid
+  for _ in 1 2 3 4 5 6; do
+    [ -n "$(marked "$1")" ] || break
+    sleep 0.5
+  done
+  for pid in $(marked "$1"); do
+    echo "process $pid: $({ tr '\0' ' ' <"/proc/$pid/cmdline" | cut -c1-100; } 2>/dev/null || true)"
+    kill -KILL "$pid" 2>/dev/null || true
+  done
+}

@@ -85,8 +85,9 @@ impl Hold {
         }
         state.since.get_or_insert_with(Instant::now);
         state.arriving.insert(block);
-        if disk.is_completed_by(&state.arriving) && !disk.was_proven() {
-            // One that was held for the same reason before was not the last.
+        // What is held already was new when all the rest was here; a block that comes now came before (two
+        // streams bring the same), and who read it then must not have the other one as well.
+        if state.held.is_none() && disk.is_completed_by(&state.arriving) && !disk.was_proven() {
             self.set(&mut state, Some(BlockRange { start: block, end: block.next() }));
         }
     }

@@ -17,6 +17,7 @@ use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange};
 use super::bits::Bits;
 use super::folder::{Folder, Part, try_lock};
 use super::index::{ENTRY_LEN, Entry, FileState, HEADER_LEN, Header, Proof, Stamp, entry_offset};
+use super::presence::Presence;
 
 /// Blocks of one extent: the grain of last-use stamps and of eviction, 1 MiB.
 pub(crate) const EXTENT_BLOCKS: u64 = 16;
@@ -43,7 +44,7 @@ pub(crate) struct Files {
     index: File,
     data: File,
     header: Header,
-    present: Bits,
+    present: Presence,
     /// Extents used since their stamps were last written.
     touched: Bits,
     writable: bool,
@@ -121,7 +122,7 @@ impl Files {
     fn with(index: File, data: File, header: Header, writable: bool) -> Self {
         let blocks = BlockRange::of_image(header.size).len();
         let extents = blocks.div_ceil(EXTENT_BLOCKS);
-        Self { index, data, header, present: Bits::new(blocks), touched: Bits::new(extents), writable }
+        Self { index, data, header, present: Presence::new(blocks), touched: Bits::new(extents), writable }
     }
 
     /// Names the files.
@@ -131,7 +132,7 @@ impl Files {
 
     /// The block was on disk when we last looked. Never waits.
     pub(crate) fn has(&self, block: BlockIndex) -> bool {
-        self.present.get(block.0)
+        self.present.has(block)
     }
 
     /// Bytes on disk as we know it. Never waits.
@@ -178,10 +179,9 @@ impl Files {
         while at < blocks.end {
             let count = (blocks.end.0 - at.0).min(raw.len() as u64 / ENTRY_LEN);
             let piece = &mut raw[..(count * ENTRY_LEN) as usize];
+            let look = self.present.look();
             read_or_zeros(&self.index, piece, entry_offset(at))?;
-            for (entry, block) in Entry::decode_all(piece).zip(at.0..) {
-                self.present.set(block, entry.is_some());
-            }
+            self.present.saw(look, at, Entry::decode_all(piece).map(|entry| entry.is_some()));
             at = BlockIndex(at.0 + count);
         }
         Ok(())
@@ -213,11 +213,10 @@ impl Files {
         damaged: &mut u64,
     ) -> Option<()> {
         let mut raw = vec![0; (blocks.len() * ENTRY_LEN) as usize];
+        let look = self.present.look();
         read_vectored(&self.index, &mut [IoSliceMut::new(&mut raw)], entry_offset(blocks.start), wait)?;
         let entries: Vec<Option<Entry>> = Entry::decode_all(&raw).collect();
-        for (entry, block) in entries.iter().zip(blocks.iter()) {
-            self.present.set(block.0, entry.is_some());
-        }
+        self.present.saw(look, blocks.start, entries.iter().map(Option::is_some));
         let mut first = 0;
         for run in entries.chunk_by(|a, b| a.is_some() == b.is_some()) {
             let start = BlockIndex(blocks.start.0 + first as u64);
@@ -283,10 +282,9 @@ impl Files {
             let entries: Vec<u8> =
                 batch.iter().flat_map(|block| Entry { crc: crc32c::crc32c(block), used }.encode()).collect();
             self.index.write_all_at(&entries, entry_offset(at))?;
-            for _ in batch {
-                self.present.set(at.0, true);
-                at = at.next();
-            }
+            let end = BlockIndex(at.0 + batch.len() as u64);
+            self.present.wrote(BlockRange { start: at, end });
+            at = end;
         }
         Ok(())
     }
@@ -303,7 +301,7 @@ impl Files {
 
     /// The entry of a block was cleared by somebody. Never waits.
     pub(crate) fn mark_absent(&self, block: BlockIndex) {
-        self.present.set(block.0, false);
+        self.present.forget(block);
     }
 
     /// The block was used. Never waits.
@@ -320,7 +318,9 @@ impl Files {
         let now = Stamp::now();
         for extent in self.touched.drain() {
             let first = extent * EXTENT_BLOCKS;
-            let Some(block) = (first..first + EXTENT_BLOCKS).find(|block| self.present.get(*block)) else {
+            let Some(block) =
+                (first..first + EXTENT_BLOCKS).find(|block| self.present.has(BlockIndex(*block)))
+            else {
                 continue;
             };
             let mut raw = Entry::ABSENT;
@@ -364,7 +364,7 @@ impl Files {
         self.index.write_all_at(&Header { proof: None, ..self.header.clone() }.encode(), 0)?;
         self.index.set_len(HEADER_LEN)?;
         self.index.set_len(index_len(self.header.size))?;
-        self.present.drain();
+        self.present.clear();
         self.data.set_len(0)?;
         self.data.set_len(self.header.size)
     }

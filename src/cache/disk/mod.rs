@@ -9,6 +9,7 @@ pub(super) mod files;
 pub(super) mod folder;
 pub(super) mod health;
 pub(super) mod index;
+mod presence;
 pub(super) mod space;
 
 use std::collections::HashSet;
