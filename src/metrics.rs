@@ -55,10 +55,28 @@ impl CacheCounters {
     }
 }
 
+/// How files were opened.
+#[derive(Debug, Default)]
+pub struct OpenCounters {
+    /// Read past us, from the file in the cache.
+    pub passthrough: Counter,
+    /// Read through us and the kernel's page cache.
+    pub cached: Counter,
+    /// Read or written through us alone: files that are being written, and the texts of `.glancefs`.
+    pub direct: Counter,
+}
+
 /// The counters in the text format of Prometheus.
-pub fn text(cache: &CacheCounters) -> String {
+pub fn text(cache: &CacheCounters, opens: &OpenCounters) -> String {
     let line = |(name, value): (&str, u64)| {
         format!("# TYPE glancefs_cache_{name} counter\nglancefs_cache_{name} {value}\n")
     };
-    cache.all().map(line).concat()
+    let mut text = cache.all().map(line).concat();
+    text.push_str("# TYPE glancefs_opens counter\n");
+    for (mode, count) in
+        [("passthrough", &opens.passthrough), ("cached", &opens.cached), ("direct", &opens.direct)]
+    {
+        text.push_str(&format!("glancefs_opens{{mode=\"{mode}\"}} {}\n", count.get()));
+    }
+    text
 }

@@ -1,5 +1,7 @@
 //! One image's cached bytes, shared by all handles: memory first, then disk, then single flight.
 
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -23,6 +25,23 @@ use super::{Core, transfer, verify};
 const LOOKS: u32 = 5;
 /// How long the cache disk may take for one read before the blocks are fetched instead.
 const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an open may wait to learn whether the image can be read past us.
+const BACKING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A file that holds exactly the bytes of an image.
+///
+/// While its open file description exists, in this process or in the kernel, nobody frees any of it.
+#[derive(Debug)]
+pub struct Backing {
+    file: File,
+}
+
+impl AsFd for Backing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
 
 /// One image's cached bytes, shared by all handles.
 pub struct CachedImage {
@@ -91,6 +110,7 @@ impl CachedImage {
             self.handles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)) == Ok(1);
         if last && let Some(disk) = self.disk_now() {
             let disk = Arc::clone(disk);
+            disk.touch_pinned();
             self.core.runtime.spawn_blocking(move || disk.write_stamps());
         }
     }
@@ -308,6 +328,27 @@ impl CachedImage {
         self.core.budget.limit()
     }
 
+    /// A file with all of the image, verified and unchanged since, to be read past us. `None`: there is
+    /// none, or the disk cannot tell soon; a complete copy that nothing proves is verified then, behind
+    /// the caller.
+    pub async fn backing(&self) -> Option<Backing> {
+        let disk = tokio::time::timeout(BACKING_PATIENCE, self.disk()).await.ok()??;
+        if self.check_intact().is_err() || !disk.is_all_here() {
+            return None;
+        }
+        let pinning = self.core.on_disk_thread({
+            let disk = Arc::clone(&disk);
+            move || disk.pin()
+        });
+        let file = tokio::time::timeout(BACKING_PATIENCE, pinning).await.ok()??;
+        match file {
+            Ok(Some(file)) => return Some(Backing { file }),
+            Ok(None) => self.verify_if_complete(),
+            Err(error) => tracing::debug!(image = %self.identity.image, %error, "no file to read past us"),
+        }
+        None
+    }
+
     /// Bytes of it on disk or in memory.
     pub fn cached_bytes(&self) -> u64 {
         let Some(disk) = self.disk_now() else {
@@ -348,7 +389,8 @@ impl CachedImage {
         &self.identity
     }
 
-    pub(super) fn key(&self) -> Key {
+    /// Names its content: of equal keys the bytes are equal.
+    pub fn key(&self) -> Key {
         self.key
     }
 

@@ -45,7 +45,7 @@ use self::memory::Memory;
 use self::writer::Writer;
 
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
-pub use self::image::CachedImage;
+pub use self::image::{Backing, CachedImage};
 pub use self::verify::Mismatch;
 
 /// Disk reads at once. More would only queue in the kernel, and each takes a thread.

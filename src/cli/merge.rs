@@ -52,6 +52,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         cache,
         spool,
         access,
+        passthrough: arguments.local.passthrough,
     })
 }
 

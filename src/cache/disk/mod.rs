@@ -11,7 +11,9 @@ pub(super) mod health;
 pub(super) mod index;
 pub(super) mod space;
 
+use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -32,6 +34,7 @@ pub(super) struct DiskImage {
     shared: Option<Files>,
     /// Held while `own` is being opened.
     opening: Mutex<()>,
+    was_pinned: AtomicBool,
 }
 
 impl DiskImage {
@@ -43,7 +46,7 @@ impl DiskImage {
             Some(_) => None,
         };
         let own = own.map_or_else(OnceLock::new, OnceLock::from);
-        Ok(Self { folder, identity, own, shared, opening: Mutex::new(()) })
+        Ok(Self { folder, identity, own, shared, opening: Mutex::new(()), was_pinned: AtomicBool::new(false) })
     }
 
     fn tiers(&self) -> impl Iterator<Item = &Files> {
@@ -77,6 +80,11 @@ impl DiskImage {
     /// Every block is in the image's own files, as we know them. Never waits.
     pub(super) fn is_complete(&self) -> bool {
         self.own().is_some_and(Files::is_complete)
+    }
+
+    /// Every block is in one copy, the image's own or one of the same content, as we know it. Never waits.
+    pub(super) fn is_all_here(&self) -> bool {
+        self.tiers().any(Files::is_complete)
     }
 
     /// Bytes on disk, as we know it. Never waits.
@@ -135,6 +143,31 @@ impl DiskImage {
     pub(super) fn proven(&self) -> Verified {
         let proofs = self.tiers().map(Files::proven);
         proofs.into_iter().find(|proof| *proof != Verified::None).unwrap_or(Verified::None)
+    }
+
+    /// A file with all of the image, verified, in which nobody frees anything while it is open. With it
+    /// all of the image counts as used, now and at each [`Self::touch_pinned`].
+    pub(super) fn pin(&self) -> io::Result<Option<File>> {
+        for files in self.tiers() {
+            if let Some(file) = files.pin(&self.folder)? {
+                self.was_pinned.store(true, Ordering::Relaxed);
+                files.touch_all();
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The image may have been read past us until now. Never waits.
+    pub(super) fn touch_pinned(&self) {
+        if self.was_pinned.load(Ordering::Relaxed) {
+            self.tiers().for_each(Files::touch_all);
+        }
+    }
+
+    /// Drops the image's own copy.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        self.own().map_or(Ok(()), |files| files.clear(&self.folder))
     }
 
     /// Writes when blocks were last used.
