@@ -24,7 +24,7 @@ use super::{Core, transfer, verify};
 /// connection). Each time it claims the blocks itself, unless somebody else has, so twice is rare.
 const LOOKS: u32 = 5;
 /// How long the cache disk may take for one read before the blocks are fetched instead.
-const DISK_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long an open may wait to learn whether the image can be read past us.
 const BACKING_PATIENCE: Duration = Duration::from_secs(1);
@@ -124,6 +124,9 @@ impl CachedImage {
         let blocks = range.blocks();
         let mut found = self.in_memory(blocks);
         if found.iter().any(Option::is_none) {
+            if let Some(bytes) = self.try_hit(range) {
+                return Some(bytes);
+            }
             let disk = self.disk_now()?;
             let missing = hull(blocks, &found)?;
             if !missing.iter().all(|block| disk.has(block) || self.core.memory.contains(self.key, block)) {
@@ -157,6 +160,14 @@ impl CachedImage {
                 .for_each(|(slot, known)| *slot = known);
             if let Some(bytes) = assemble(range, &found) {
                 if look == 0 && !range.contains(fetch) {
+                    self.prefetch(fetch);
+                }
+                return Ok(bytes);
+            }
+            if look == 0
+                && let Some(bytes) = self.hit(range).await
+            {
+                if !range.contains(fetch) {
                     self.prefetch(fetch);
                 }
                 return Ok(bytes);

@@ -11,6 +11,7 @@
 mod adopt;
 mod disk;
 mod flight;
+mod hit;
 mod identity;
 mod image;
 mod memory;
@@ -36,6 +37,7 @@ use crate::source::Source;
 use crate::units::{BLOCK_SIZE, BlockRange};
 
 use self::disk::DiskImage;
+use self::disk::buffers::Buffers;
 use self::disk::evict::Tenants;
 use self::disk::files::BATCH_BLOCKS;
 use self::disk::folder::Folder;
@@ -71,6 +73,7 @@ struct Core {
     health: Health,
     budget: Arc<Budget>,
     memory: Memory,
+    buffers: Buffers,
     writer: Writer,
     disk_threads: Arc<Semaphore>,
     /// One permit: images are verified one at a time.
@@ -92,6 +95,7 @@ impl Cache {
             space: Space::new(config.size, config.free_floor_percent),
             health: Health::default(),
             memory: Memory::new(Arc::clone(&budget)),
+            buffers: Buffers::default(),
             writer: Writer::new(budget.limit()),
             budget,
             disk_threads: Arc::new(Semaphore::new(DISK_THREADS)),

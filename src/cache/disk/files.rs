@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange};
 
 use super::bits::Bits;
+use super::buffers::Buffers;
 use super::folder::{Folder, Part, try_lock};
 use super::index::{ENTRY_LEN, Entry, FileState, HEADER_LEN, Header, Proof, Stamp, entry_offset};
 
@@ -245,6 +246,23 @@ impl Files {
             }
         }
         Some(())
+    }
+
+    /// The blocks in one piece, read once and checked where they are; `None` when one is not here, or not
+    /// intact, or not to be had in the time given. [`Self::read`] finds out which.
+    pub(crate) fn read_whole(&self, blocks: BlockRange, wait: Wait, buffers: &Buffers) -> Option<Bytes> {
+        let mut raw = vec![0; (blocks.len() * ENTRY_LEN) as usize];
+        read_vectored(&self.index, &mut [IoSliceMut::new(&mut raw)], entry_offset(blocks.start), wait)?;
+        let entries: Option<Vec<Entry>> = Entry::decode_all(&raw).collect();
+        let entries = entries?;
+        let len = blocks.bytes(self.header.size).len() as usize;
+        let whole = buffers.filled(len, |bytes| {
+            read_vectored(&self.data, &mut [IoSliceMut::new(bytes)], blocks.start.offset(), wait)?;
+            let mut found = entries.iter().zip(bytes.chunks(BLOCK_SIZE as usize));
+            found.all(|(entry, bytes)| crc32c::crc32c(bytes) == entry.crc).then_some(())
+        })?;
+        blocks.iter().for_each(|block| self.touch(block));
+        Some(whole)
     }
 
     /// One block again, entry and data.

@@ -4,6 +4,7 @@
 //! whole within its limits, `health` says whether the disk is worth trying.
 
 pub(super) mod bits;
+pub(super) mod buffers;
 pub(super) mod evict;
 pub(super) mod files;
 pub(super) mod folder;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use crate::error::{Error, Kind, Result};
 use crate::units::{BlockIndex, BlockRange};
 
+use self::buffers::Buffers;
 use self::files::{Files, Wait};
 use self::folder::Folder;
 use super::identity::{ContentIdentity, Verified};
@@ -46,7 +48,14 @@ impl DiskImage {
             Some(_) => None,
         };
         let own = own.map_or_else(OnceLock::new, OnceLock::from);
-        Ok(Self { folder, identity, own, shared, opening: Mutex::new(()), was_pinned: AtomicBool::new(false) })
+        Ok(Self {
+            folder,
+            identity,
+            own,
+            shared,
+            opening: Mutex::new(()),
+            was_pinned: AtomicBool::new(false),
+        })
     }
 
     fn tiers(&self) -> impl Iterator<Item = &Files> {
@@ -75,6 +84,16 @@ impl DiskImage {
     /// The block was on disk when we last looked. Never waits.
     pub(super) fn has(&self, block: BlockIndex) -> bool {
         self.tiers().any(|files| files.has(block))
+    }
+
+    /// All of the blocks were in one copy when we last looked. Never waits.
+    pub(super) fn has_all(&self, blocks: BlockRange) -> bool {
+        self.tiers().any(|files| blocks.iter().all(|block| files.has(block)))
+    }
+
+    /// The blocks in one piece, if all are here and intact. With [`Wait::Never`] only from the page cache.
+    pub(super) fn read_whole(&self, blocks: BlockRange, wait: Wait, buffers: &Buffers) -> Option<Bytes> {
+        self.tiers().find_map(|files| files.read_whole(blocks, wait, buffers))
     }
 
     /// Every block is in the image's own files, as we know them. Never waits.
