@@ -33,13 +33,12 @@ impl CachedImage {
 
     /// Takes `range` out of the blocks that hold it.
     ///
-    /// A block of which only a part was wanted is kept in memory: its neighbours are likely wanted next,
-    /// and each time its checksum would cost all of it. What is handed out whole stays in the page cache
-    /// of the mount, and need not be here as well.
+    /// A block of which only a part was wanted is kept for a while: its other parts are likely wanted next,
+    /// and each time its checksum would cost all of it.
     fn cut(&self, range: ByteRange, blocks: BlockRange, whole: Bytes) -> Bytes {
         self.core().counters.disk_hits.add(blocks.len());
         if blocks.len() == 1 && range.len() < whole.len() as u64 {
-            self.core().memory.insert(self.key(), blocks.start, whole.clone());
+            self.core().memory.lend(self.key(), blocks.start, whole.clone());
         }
         let skipped = range.start - blocks.start.offset();
         // Within a buffer in memory: both fit a usize.

@@ -254,14 +254,14 @@ impl CachedImage {
         }
     }
 
-    /// Takes blocks that were read from disk into `found` and into memory.
+    /// Takes blocks that were read from disk into `found`, and for a while into memory.
     fn adopt_blocks(&self, blocks: BlockRange, read: Vec<Option<Bytes>>, found: &mut [Option<Bytes>]) {
         for ((block, read), slot) in blocks.iter().zip(read).zip(found) {
             if slot.is_none()
                 && let Some(bytes) = read
             {
                 self.core.counters.disk_hits.add(1);
-                self.core.memory.insert(self.key, block, bytes.clone());
+                self.core.memory.lend(self.key, block, bytes.clone());
                 *slot = Some(bytes);
             }
         }
