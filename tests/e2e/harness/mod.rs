@@ -16,7 +16,7 @@ pub use content::{epoch, json, pattern};
 pub use gate::Gate;
 pub use mount::Mount;
 pub use run::Folder;
-pub use shell::{Outcome, background, run};
+pub use shell::{Outcome, background, run, run_with};
 
 /// How long anything that happens by itself may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
