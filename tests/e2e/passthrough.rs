@@ -343,9 +343,9 @@ fn an_image_that_is_open_past_the_daemon_is_not_written_over() {
 fn no_open_fails_while_others_open_and_close_and_the_image_becomes_complete() {
     let cloud = Cloud::open();
     let content = pattern(80, 12 * MIB + 77);
-    cloud.image("busy.raw", &content);
+    cloud.image("hustle.raw", &content);
     let mount = cloud.mount("");
-    let file = mount.path("busy.raw");
+    let file = mount.path("hustle.raw");
     let done = AtomicBool::new(false);
     let deadline = std::time::Instant::now() + Duration::from_secs(8);
     std::thread::scope(|scope| {
