@@ -15,6 +15,7 @@ mod disk;
 mod fill;
 mod flight;
 mod follow;
+mod hit;
 mod hold;
 mod identity;
 mod image;
@@ -41,6 +42,7 @@ use crate::source::Source;
 use crate::units::{BLOCK_SIZE, BlockRange};
 
 use self::disk::DiskImage;
+use self::disk::buffers::Buffers;
 use self::disk::evict::Tenants;
 use self::disk::files::BATCH_BLOCKS;
 use self::disk::folder::Folder;
@@ -51,7 +53,7 @@ use self::memory::Memory;
 use self::writer::Writer;
 
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
-pub use self::image::{CachedImage, Found};
+pub use self::image::{Backing, CachedImage, Found};
 pub use self::verify::Mismatch;
 
 /// Disk reads at once. More would only queue in the kernel, and each takes a thread.
@@ -83,6 +85,7 @@ struct Core {
     health: Health,
     budget: Arc<Budget>,
     memory: Memory,
+    buffers: Buffers,
     writer: Writer,
     disk_threads: Arc<Semaphore>,
     /// A permit for each image that may be verified at the same time.
@@ -107,6 +110,7 @@ impl Cache {
             space: Space::new(config.size, config.free_floor_percent),
             health: Health::default(),
             memory: Memory::new(Arc::clone(&budget)),
+            buffers: Buffers::default(),
             writer: Writer::new(budget.limit()),
             budget,
             disk_threads: Arc::new(Semaphore::new(DISK_THREADS)),

@@ -7,8 +7,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::Passthrough;
 use crate::units::{self, ByteSize};
 
 const EXAMPLES: &str = "\
@@ -160,6 +162,18 @@ pub struct LocalArguments {
     /// How much memory cached blocks and transfers may take [default: 256MiB, less in a small cgroup].
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<ByteSize>,
+
+    /// Whether the kernel reads complete, verified images straight from the cache (FUSE passthrough); auto: where the kernel
+    /// and the privileges of this process allow it.
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = passthrough())]
+    pub passthrough: Passthrough,
+}
+
+fn passthrough() -> impl TypedValueParser<Value = Passthrough> {
+    PossibleValuesParser::new(["auto", "off"]).map(|word| match word.as_str() {
+        "off" => Passthrough::Off,
+        _ => Passthrough::Auto,
+    })
 }
 
 #[derive(Debug, Args)]

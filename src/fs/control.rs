@@ -45,7 +45,7 @@ impl ImageFs {
         match node {
             Node::Status => Ok(self.status().into()),
             Node::Errors => Ok(self.events.text().into()),
-            Node::Metrics => Ok(metrics::text(self.layers.cache.counters()).into()),
+            Node::Metrics => Ok(metrics::text(self.layers.cache.counters(), &self.opens).into()),
             Node::Record(id) => {
                 let image =
                     self.known_image(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
@@ -75,6 +75,7 @@ impl ImageFs {
             },
         );
         line("open files", &self.handles.len());
+        line("complete images", &lock(&self.way));
         line("being written", &lock(&self.drafts).len());
         line("access", &if self.access.read_only { "read-only" } else { "read and create" });
         line("delete", &if self.access.allow_delete { "allowed" } else { "refused" });

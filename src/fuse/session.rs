@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::adapter::Adapter;
 use super::invalidate;
+use super::passthrough::{self, Passthrough};
 use super::unmount::{Manner, unmount};
 use crate::auth::{Auth, LastLogins};
 use crate::cache::Cache;
@@ -62,12 +63,19 @@ impl Session {
         let listings = catalog.subscribe();
         let operations = fs.subscribe();
         let mismatches = cache.mismatches();
-        let adapter =
-            Adapter::new(Arc::clone(&fs), runtime.handle().clone(), config.http.timeout, ended_sender);
+        let passthrough = Arc::new(Passthrough::new(Arc::clone(&fs), config.passthrough));
+        let adapter = Adapter::new(
+            Arc::clone(&fs),
+            runtime.handle().clone(),
+            config.http.timeout,
+            Arc::clone(&passthrough),
+            ended_sender,
+        );
         let session = fuser::Session::new(adapter, &config.mountpoint, &mount_options(config, &catalog));
         let session = session.map_err(|error| cannot_mount(&config.mountpoint, error))?;
         let background = session.spawn().map_err(|error| cannot_mount(&config.mountpoint, error))?;
         runtime.spawn(invalidate::run(fs, background.notifier(), listings, operations, mismatches));
+        runtime.spawn(passthrough::sweep_now_and_then(passthrough));
         raise_read_ahead(&config.mountpoint);
         Ok(Self {
             mountpoint: config.mountpoint.clone(),
