@@ -19,6 +19,7 @@ mod lifecycle;
 mod listing;
 mod names;
 mod outage;
+mod profiles;
 mod reading;
 mod status;
 mod tools;
