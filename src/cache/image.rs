@@ -18,7 +18,7 @@ use super::disk::files::Wait;
 use super::flight::{Claim, Flights, Ticket};
 use super::follow::Prefix;
 use super::hold::{Hold, Waited};
-use super::identity::{ContentIdentity, Key, Verified};
+use super::identity::{ContentIdentity, Digest, Key, Verified};
 use super::writer::Patience;
 use super::{Core, transfer, verify};
 
@@ -407,6 +407,21 @@ impl CachedImage {
     pub(super) fn piece(&self) -> usize {
         // At most 16 MiB: it fits.
         (self.source.pace().piece() / BLOCK_SIZE) as usize
+    }
+
+    /// What names its bytes wherever they are.
+    pub fn digest(&self) -> &Digest {
+        &self.identity.digest
+    }
+
+    /// Names its files in the cache.
+    pub fn cache_key(&self) -> Key {
+        self.key
+    }
+
+    /// All of it is on disk, as far as the index says.
+    pub async fn is_complete(&self) -> bool {
+        self.disk().await.is_some_and(|disk| disk.present_bytes() >= self.identity.size)
     }
 
     /// How fast its source is.

@@ -179,6 +179,11 @@ impl Cache {
         self.core.folder.path().join("v1")
     }
 
+    /// Where boot profiles are kept (see `read::profile`): beside the blocks, which they outlive.
+    pub fn profiles_folder(&self) -> PathBuf {
+        self.core.folder.path().join("v1/profiles")
+    }
+
     /// Takes over an uploaded spool file as the complete, verified copy of `identity`: `file` is
     /// moved when it is on the same file system, and left alone (not an error) when it is not.
     /// The caller vouches that it hashed exactly these bytes while it sent them. Reads the whole

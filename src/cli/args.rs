@@ -18,7 +18,8 @@ Examples:
   glancefs mount --os-cloud mycloud /mnt/images     a cloud of clouds.yaml
   . ./openrc.sh; glancefs mount /mnt/images         OS_* variables
   glancefs mount --os-auth-type none --endpoint http://glance:9292 /mnt/images
-  glancefs umount /mnt/images";
+  glancefs umount /mnt/images
+  glancefs profile export /mnt/images/debian.qcow2 | ssh host2 glancefs profile import /mnt/images/debian.qcow2";
 
 /// The images of an OpenStack cloud (Glance) as files.
 #[derive(Debug, Parser)]
@@ -32,6 +33,32 @@ pub struct Arguments {
 pub enum Command {
     Mount(Box<MountArguments>),
     Umount(UmountArguments),
+    #[command(subcommand)]
+    Profile(ProfileCommand),
+}
+
+/// Copy boot profiles between hosts.
+///
+/// What a guest reads while it starts from an image is recorded once, and fetched ahead of it at later starts. The
+/// record is small and belongs to the data: it works on every mount of every host that has it.
+#[derive(Debug, Subcommand)]
+pub enum ProfileCommand {
+    /// Write the boot profile of an image to standard output or a file.
+    Export {
+        /// The image, on a mount.
+        path: PathBuf,
+        /// The file to write.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Take over the boot profile of an image from a file ("-": standard input).
+    Import {
+        /// The image, on a mount.
+        path: PathBuf,
+        /// What `glancefs profile export` wrote.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
 }
 
 /// Show the images of a cloud as files below MOUNTPOINT.
@@ -246,7 +273,7 @@ mod tests {
         let line = ["glancefs", "mount"].iter().chain(arguments);
         match Arguments::try_parse_from(line)?.command {
             Command::Mount(mount) => Ok(*mount),
-            Command::Umount(_) => unreachable!(),
+            _ => unreachable!("the line begins with mount"),
         }
     }
 

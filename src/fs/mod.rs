@@ -49,6 +49,7 @@ use crate::config::AccessConfig;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, ImageService};
 use crate::metrics::OpenCounters;
+use crate::read::Readers;
 use crate::source::Sources;
 use crate::units::ImageId;
 use crate::write::Uploads;
@@ -88,6 +89,8 @@ pub struct Layers {
     pub cache: Cache,
     /// Where they come from.
     pub sources: Sources,
+    /// What reads them.
+    pub readers: Readers,
     /// Where written data go.
     pub uploads: Uploads,
 }

@@ -160,7 +160,7 @@ impl ImageFs {
 
     fn reader(&self, image: &Image) -> Reader {
         let cached = self.layers.cache.image(&self.identity(image), self.layers.sources.of(image));
-        Reader::new(cached, readable_size(image))
+        self.layers.readers.open(cached, readable_size(image))
     }
 
     /// Ends a directory's handle.

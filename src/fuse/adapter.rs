@@ -524,15 +524,21 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
-        _number: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
+        request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
         _flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        let Some(name) = name.to_str().map(str::to_owned) else {
+            reply.error(Errno::EOPNOTSUPP);
+            return;
+        };
+        let (fs, value, caller) = (Arc::clone(&self.fs), value.to_vec(), request.uid());
+        let call = async move { fs.setxattr(ino(number), &name, value, caller).await };
+        self.answer("setxattr", number, call, reply_empty(reply));
     }
 
     fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

@@ -22,6 +22,7 @@ use crate::config::{CatalogConfig, Config};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{ImageFs, Layers};
 use crate::glance::{Glance, ImageService};
+use crate::read::Readers;
 use crate::source::Sources;
 use crate::write::Uploads;
 
@@ -129,7 +130,9 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let sources = Sources::new(service.clone(), &config.http);
     let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?;
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
-    let layers = Layers { service, catalog: Arc::clone(&catalog), cache, sources, uploads: uploads.clone() };
+    let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
+    let layers =
+        Layers { service, catalog: Arc::clone(&catalog), cache, sources, readers, uploads: uploads.clone() };
     Ok((ImageFs::new(layers, config.access.clone()), catalog, uploads))
 }
 

@@ -20,6 +20,7 @@ mod listing;
 mod names;
 mod outage;
 mod passthrough;
+mod profiles;
 mod reading;
 mod status;
 mod tls;
