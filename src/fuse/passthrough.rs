@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fuser::{BackingId, InitFlags, KernelConfig};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::thread::{CapabilitySet, capabilities};
 use tracing::{debug, info, warn};
 
@@ -151,6 +152,11 @@ impl Passthrough {
         file: &Backing,
         register: impl FnOnce(&Backing) -> io::Result<BackingId>,
     ) -> Option<Arc<BackingId>> {
+        if !takes_direct_io(file) {
+            // The kernel opens it with the flags of each program, and an open with O_DIRECT would fail.
+            self.off("the file system of the cache folder has no O_DIRECT");
+            return None;
+        }
         let error = match register(file) {
             Ok(registered) => return Some(Arc::new(registered)),
             Err(error) => error,
@@ -176,6 +182,12 @@ impl Passthrough {
         let idle = self.modes().sweep(|ino| self.fs.is_known(ino));
         idle.into_iter().for_each(|ino| self.fs.let_go(ino));
     }
+}
+
+fn takes_direct_io(file: &Backing) -> bool {
+    let flags = fcntl_getfl(file);
+    let set = flags.and_then(|flags| fcntl_setfl(file, flags | OFlags::DIRECT).map(|()| flags));
+    set.and_then(|flags| fcntl_setfl(file, flags)).is_ok()
 }
 
 /// Runs until the mount ends.
