@@ -55,12 +55,30 @@ impl CacheCounters {
     }
 }
 
+/// How files were opened.
+#[derive(Debug, Default)]
+pub struct OpenCounters {
+    /// Read past us, from the file in the cache.
+    pub passthrough: Counter,
+    /// Read through us and the kernel's page cache.
+    pub cached: Counter,
+    /// Read or written through us alone: files that are being written, and the texts of `.glancefs`.
+    pub direct: Counter,
+}
+
 /// The counters in the text format of Prometheus.
-pub fn text(cache: &CacheCounters) -> String {
+pub fn text(cache: &CacheCounters, opens: &OpenCounters) -> String {
     let line = |(name, value): (&str, u64)| {
         format!("# TYPE glancefs_cache_{name} counter\nglancefs_cache_{name} {value}\n")
     };
-    cache.all().map(line).concat()
+    let mut text = cache.all().map(line).concat();
+    text.push_str("# TYPE glancefs_opens counter\n");
+    for (mode, count) in
+        [("passthrough", &opens.passthrough), ("cached", &opens.cached), ("direct", &opens.direct)]
+    {
+        text.push_str(&format!("glancefs_opens{{mode=\"{mode}\"}} {}\n", count.get()));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -83,8 +101,10 @@ mod tests {
                     declared.push(name);
                 }
                 [name, value] => {
-                    assert!(name.starts_with("glancefs_") && name.bytes().all(word), "{line:?}");
-                    assert_eq!(declared.last(), Some(&name), "right after its type: {line:?}");
+                    let (family, labels) = name.split_once('{').unwrap_or((name, "a=\"b\"}"));
+                    assert!(family.starts_with("glancefs_") && family.bytes().all(word), "{line:?}");
+                    assert!(labels.ends_with("\"}") && labels.contains("=\""), "{line:?}");
+                    assert_eq!(declared.last(), Some(&family), "right after its type: {line:?}");
                     found.push((name, value.parse().unwrap()));
                 }
                 _ => panic!("not of the format: {line:?}"),
@@ -97,9 +117,12 @@ mod tests {
     fn the_counters_are_text_that_prometheus_reads() {
         let counters = CacheCounters::default();
         counters.misses.add(7);
-        let text = text(&counters);
+        let opens = OpenCounters::default();
+        opens.cached.add(3);
+        let text = text(&counters, &opens);
         let samples = samples(&text);
-        assert_eq!(samples.len(), counters.all().len());
+        assert_eq!(samples.len(), counters.all().len() + 3);
+        assert!(samples.contains(&("glancefs_opens{mode=\"cached\"}", 3)), "{samples:?}");
         assert!(samples.contains(&("glancefs_cache_misses", 7)), "{samples:?}");
     }
 }

@@ -32,7 +32,7 @@ impl CachedImage {
         self.disk().await;
         // A part of memory that is surely free at times, however small the whole.
         let piece = (self.piece() as u64).min(self.memory_limit() / 8 / BLOCK_SIZE);
-        let pieces = runs.clone().into_iter().flat_map(move |run| cut(run, piece));
+        let pieces: Vec<_> = runs.iter().flat_map(|run| cut(*run, piece)).collect();
         let begun = stream::iter(pieces).map(|blocks| self.bring(blocks)).buffer_unordered(at_once.max(1));
         begun.try_for_each(|()| std::future::ready(Ok(()))).await?;
         for _ in 0..STREAMS {

@@ -1,5 +1,7 @@
 //! One image's cached bytes, shared by all handles: memory first, then disk, then single flight.
 
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use super::disk::files::Wait;
 use super::flight::{Claim, Flights, Ticket};
 use super::follow::Prefix;
 use super::hold::{Hold, Waited};
-use super::identity::{ContentIdentity, Key, Verified};
+use super::identity::{ContentIdentity, Digest, Key, Verified};
 use super::writer::Patience;
 use super::{Core, transfer, verify};
 
@@ -24,7 +26,24 @@ use super::{Core, transfer, verify};
 /// connection). Each time it claims the blocks itself, unless somebody else has, so twice is rare.
 const LOOKS: u32 = 5;
 /// How long the cache disk may take for one read before the blocks are fetched instead.
-const DISK_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an open may wait to learn whether the image can be read past us.
+const BACKING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A file that holds exactly the bytes of an image.
+///
+/// While its open file description exists, in this process or in the kernel, nobody frees any of it.
+#[derive(Debug)]
+pub struct Backing {
+    file: File,
+}
+
+impl AsFd for Backing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
 
 /// One image's cached bytes, shared by all handles.
 pub struct CachedImage {
@@ -109,6 +128,7 @@ impl CachedImage {
             self.handles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)) == Ok(1);
         if last && let Some(disk) = self.disk_now() {
             let disk = Arc::clone(disk);
+            disk.touch_pinned();
             self.core.runtime.spawn_blocking(move || disk.write_stamps());
         }
     }
@@ -122,6 +142,9 @@ impl CachedImage {
         let blocks = range.blocks();
         let mut found = self.in_memory(blocks);
         if found.iter().any(Option::is_none) {
+            if let Some(bytes) = self.try_hit(range) {
+                return (!self.hold.holds(blocks)).then_some(bytes);
+            }
             let disk = self.disk_now()?;
             let missing = hull(blocks, &found)?;
             if !missing.iter().all(|block| disk.has(block) || self.core.memory.contains(self.key, block)) {
@@ -157,6 +180,15 @@ impl CachedImage {
                 .for_each(|(slot, known)| *slot = known);
             if let Some(bytes) = assemble(range, &found) {
                 if look == 0 && !range.contains(fetch) {
+                    self.prefetch(fetch);
+                }
+                self.wait_for_verdict(blocks).await?;
+                return Ok(bytes);
+            }
+            if look == 0
+                && let Some(bytes) = self.hit(range).await
+            {
+                if !range.contains(fetch) {
                     self.prefetch(fetch);
                 }
                 self.wait_for_verdict(blocks).await?;
@@ -262,14 +294,14 @@ impl CachedImage {
         }
     }
 
-    /// Takes blocks that were read from disk into `found` and into memory.
+    /// Takes blocks that were read from disk into `found`, and for a while into memory.
     fn adopt_blocks(&self, blocks: BlockRange, read: Vec<Option<Bytes>>, found: &mut [Option<Bytes>]) {
         for ((block, read), slot) in blocks.iter().zip(read).zip(found) {
             if slot.is_none()
                 && let Some(bytes) = read
             {
                 self.core.counters.disk_hits.add(1);
-                self.core.memory.insert(self.key, block, bytes.clone());
+                self.core.memory.lend(self.key, block, bytes.clone());
                 *slot = Some(bytes);
             }
         }
@@ -382,6 +414,21 @@ impl CachedImage {
         (self.source.pace().piece() / BLOCK_SIZE) as usize
     }
 
+    /// What names its bytes wherever they are.
+    pub fn digest(&self) -> &Digest {
+        &self.identity.digest
+    }
+
+    /// Names its files in the cache.
+    pub fn cache_key(&self) -> Key {
+        self.key
+    }
+
+    /// All of it is on disk, as far as the index says.
+    pub async fn is_complete(&self) -> bool {
+        self.disk().await.is_some_and(|disk| disk.present_bytes() >= self.identity.size)
+    }
+
     /// How fast its source is.
     pub fn pace(&self) -> Pace {
         self.source.pace()
@@ -390,6 +437,29 @@ impl CachedImage {
     /// Bytes of memory that all images of the mount share: the measure for read-ahead.
     pub fn memory_limit(&self) -> u64 {
         self.core.budget.limit()
+    }
+
+    /// A file with all of the image, verified and unchanged since, to be read past us. `None`: there is
+    /// none, or the disk cannot tell soon; a complete copy that nothing proves is verified then, behind
+    /// the caller.
+    pub async fn backing(&self) -> Option<Backing> {
+        let disk = tokio::time::timeout(BACKING_PATIENCE, self.disk()).await.ok()??;
+        if self.check_intact().is_err() || !disk.is_all_here() {
+            return None;
+        }
+        let pinning = self.core.on_disk_thread({
+            let disk = Arc::clone(&disk);
+            move || disk.pin()
+        });
+        let file = tokio::time::timeout(BACKING_PATIENCE, pinning).await.ok()??;
+        match file {
+            Ok(Some(file)) => return Some(Backing { file }),
+            Ok(None) => {
+                self.verify_if_complete(None);
+            }
+            Err(error) => tracing::debug!(image = %self.identity.image, %error, "no file to read past us"),
+        }
+        None
     }
 
     /// Bytes of it on disk or in memory.
@@ -432,7 +502,8 @@ impl CachedImage {
         &self.identity
     }
 
-    pub(super) fn key(&self) -> Key {
+    /// Names its content: of equal keys the bytes are equal.
+    pub fn key(&self) -> Key {
         self.key
     }
 

@@ -1,5 +1,6 @@
 //! The memory tier: the blocks used last, over all images, as many as the budget leaves room for.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -16,9 +17,15 @@ pub(super) struct Memory {
     tier: Mutex<Tier>,
 }
 
+/// Blocks read from disk that are kept as well, 4 MiB of them. The page cache has them already, so this
+/// only saves the checksum of a block that is read in small pieces, by a few dozen readers at once.
+const LENT: usize = 64;
+
 struct Tier {
     blocks: LruCache<(Key, BlockIndex), Kept>,
     bytes: u64,
+    /// Those that are on disk, oldest first.
+    lent: VecDeque<(Key, BlockIndex)>,
 }
 
 impl Tier {
@@ -38,7 +45,10 @@ struct Kept {
 
 impl Memory {
     pub(super) fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, tier: Mutex::new(Tier { blocks: LruCache::unbounded(), bytes: 0 }) }
+        Self {
+            budget,
+            tier: Mutex::new(Tier { blocks: LruCache::unbounded(), bytes: 0, lent: VecDeque::new() }),
+        }
     }
 
     fn tier(&self) -> MutexGuard<'_, Tier> {
@@ -100,6 +110,18 @@ impl Memory {
         }
     }
 
+    /// Keeps a block that is on disk for a short while: it goes when [`LENT`] others have come.
+    pub(super) fn lend(&self, image: Key, block: BlockIndex, bytes: Bytes) {
+        self.insert(image, block, bytes);
+        let mut tier = self.tier();
+        tier.lent.push_back((image, block));
+        if tier.lent.len() > LENT
+            && let Some(oldest) = tier.lent.pop_front()
+        {
+            tier.forget(oldest.0, oldest.1);
+        }
+    }
+
     /// Lets go of every block of `image`.
     pub(super) fn purge(&self, image: Key) {
         let mut tier = self.tier();
@@ -156,6 +178,18 @@ mod tests {
         assert_eq!(kept(&memory), [1, 2, 3]);
         memory.drop_passed(ONE, BlockIndex(2), 2);
         assert_eq!((kept(&memory), memory.bytes()), (vec![1, 3], 200));
+    }
+
+    #[test]
+    fn what_is_on_disk_takes_little_of_it() {
+        let memory = Memory::new(Budget::new(1 << 20));
+        memory.insert(ONE, BlockIndex(0), block(100));
+        for at in 0..3 * LENT as u64 {
+            memory.lend(TWO, BlockIndex(at), block(100));
+            assert!(memory.contains(TWO, BlockIndex(at)));
+        }
+        assert_eq!(memory.bytes(), 100 * (1 + LENT as u64));
+        assert!(memory.contains(ONE, BlockIndex(0)), "what was fetched stays");
     }
 
     #[test]

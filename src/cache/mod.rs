@@ -15,6 +15,7 @@ mod disk;
 mod fill;
 mod flight;
 mod follow;
+mod hit;
 mod hold;
 mod identity;
 mod image;
@@ -42,6 +43,7 @@ use crate::source::Source;
 use crate::units::{BLOCK_SIZE, BlockRange};
 
 use self::disk::DiskImage;
+use self::disk::buffers::Buffers;
 use self::disk::evict::Tenants;
 use self::disk::files::BATCH_BLOCKS;
 use self::disk::folder::Folder;
@@ -52,7 +54,7 @@ use self::memory::Memory;
 use self::writer::Writer;
 
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
-pub use self::image::{CachedImage, Found};
+pub use self::image::{Backing, CachedImage, Found};
 pub use self::verify::Mismatch;
 pub use self::whole::{Evicted, Holding, Usage};
 
@@ -85,6 +87,7 @@ struct Core {
     health: Health,
     budget: Arc<Budget>,
     memory: Memory,
+    buffers: Buffers,
     writer: Writer,
     disk_threads: Arc<Semaphore>,
     /// A permit for each image that may be verified at the same time.
@@ -109,6 +112,7 @@ impl Cache {
             space: Space::new(config.size, config.free_floor_percent),
             health: Health::default(),
             memory: Memory::new(Arc::clone(&budget)),
+            buffers: Buffers::default(),
             writer: Writer::new(budget.limit()),
             budget,
             disk_threads: Arc::new(Semaphore::new(DISK_THREADS)),
@@ -175,6 +179,11 @@ impl Cache {
     /// The private folder in which what logins told is kept, beside the saved lists.
     pub fn logins_folder(&self) -> PathBuf {
         self.core.folder.path().join("v1")
+    }
+
+    /// Where boot profiles are kept (see `read::profile`): beside the blocks, which they outlive.
+    pub fn profiles_folder(&self) -> PathBuf {
+        self.core.folder.path().join("v1/profiles")
     }
 
     /// Takes over an uploaded spool file as the complete, verified copy of `identity`: `file` is

@@ -1,5 +1,6 @@
 //! The cache as its users see it, over sources that fail, refuse and lie, on real folders.
 
+mod backing;
 pub(crate) mod fake;
 mod model;
 mod verdict;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::units::{BlockIndex, BlockRange, ImageId, hexadecimal};
 
 use super::disk::DiskImage;
-use super::disk::files::{BATCH_BLOCKS, Files, Wait};
+use super::disk::files::{BATCH_BLOCKS, Wait};
 use super::disk::index::Proof;
 use super::identity::{Digest, Key, Verified};
 use super::image::{CachedImage, Check};
@@ -71,7 +71,7 @@ pub(super) async fn run(image: Arc<CachedImage>, disk: Arc<DiskImage>) {
                 let told = Mismatch { image: id.clone(), what: what.as_str().into() };
                 image.set_check(Check::Failed, Some(what));
                 image.core().forget_image(&image);
-                let drop_copy = move || disk.own().map(Files::clear);
+                let drop_copy = move || disk.clear();
                 image.core().runtime.spawn_blocking(drop_copy).await.ok();
                 // Blocks read before the verdict may have been put back meanwhile.
                 image.core().memory.purge(image.key());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Prefetch;
+use crate::config::{Passthrough, Prefetch};
 use crate::units::{self, ByteSize};
 
 const EXAMPLES: &str = "\
@@ -18,9 +18,10 @@ Examples:
   glancefs mount --os-cloud mycloud /mnt/images     a cloud of clouds.yaml
   . ./openrc.sh; glancefs mount /mnt/images         OS_* variables
   glancefs mount --os-auth-type none --endpoint http://glance:9292 /mnt/images
-  glancefs prefetch /mnt/images/debian-12.qcow2
+  glancefs prefetch /mnt/images/debian.qcow2
   glancefs status /mnt/images
-  glancefs umount /mnt/images";
+  glancefs umount /mnt/images
+  glancefs profile export /mnt/images/debian.qcow2 | ssh host2 glancefs profile import /mnt/images/debian.qcow2";
 
 /// The images of an OpenStack cloud (Glance) as files.
 #[derive(Debug, Parser)]
@@ -37,6 +38,32 @@ pub enum Command {
     Prefetch(PrefetchArguments),
     Evict(EvictArguments),
     Status(StatusArguments),
+    #[command(subcommand)]
+    Profile(ProfileCommand),
+}
+
+/// Copy boot profiles between hosts.
+///
+/// What a guest reads while it starts from an image is recorded once, and fetched ahead of it at later starts. The
+/// record is small and belongs to the data: it works on every mount of every host that has it.
+#[derive(Debug, Subcommand)]
+pub enum ProfileCommand {
+    /// Write the boot profile of an image to standard output or a file.
+    Export {
+        /// The image, on a mount.
+        path: PathBuf,
+        /// The file to write.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Take over the boot profile of an image from a file ("-": standard input).
+    Import {
+        /// The image, on a mount.
+        path: PathBuf,
+        /// What `glancefs profile export` wrote.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
 }
 
 /// Show the images of a cloud as files below MOUNTPOINT.
@@ -168,6 +195,11 @@ pub struct LocalArguments {
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<ByteSize>,
 
+    /// Whether the kernel reads complete, verified images straight from the cache (FUSE passthrough); auto: where the kernel
+    /// and the privileges of this process allow it.
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = passthrough())]
+    pub passthrough: Passthrough,
+
     /// Fetch whole images behind those who read: off, or open (each image that is open for more than 2 s, for
     /// as long as it is).
     #[arg(long, value_name = "WHEN", default_value = "off", value_parser = prefetch())]
@@ -178,6 +210,13 @@ fn prefetch() -> impl TypedValueParser<Value = Prefetch> {
     PossibleValuesParser::new(["off", "open"]).map(|word| match word.as_str() {
         "open" => Prefetch::Open,
         _ => Prefetch::Off,
+    })
+}
+
+fn passthrough() -> impl TypedValueParser<Value = Passthrough> {
+    PossibleValuesParser::new(["auto", "off"]).map(|word| match word.as_str() {
+        "off" => Passthrough::Off,
+        _ => Passthrough::Auto,
     })
 }
 
@@ -285,7 +324,7 @@ mod tests {
         let line = ["glancefs", "mount"].iter().chain(arguments);
         match Arguments::try_parse_from(line)?.command {
             Command::Mount(mount) => Ok(*mount),
-            _ => unreachable!(),
+            _ => unreachable!("the line begins with mount"),
         }
     }
 

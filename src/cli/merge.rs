@@ -53,6 +53,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         cache,
         spool,
         access,
+        passthrough: arguments.local.passthrough,
         prefetch: arguments.local.prefetch,
     })
 }

@@ -6,6 +6,7 @@
 
 mod args;
 mod merge;
+mod profile;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args::Arguments { command: args::Command::Status(arguments) }) => {
             client::status(&arguments.mountpoint, arguments.json)
         }
+        Ok(args::Arguments { command: args::Command::Profile(command) }) => profile::run(&command),
         Err(error) => {
             // Help and version come this way too, with code 0; a closed terminal is no failure of ours.
             let _ = error.print();

@@ -10,7 +10,8 @@ use crate::error::{Kind, Result};
 use crate::ioctl::Eviction;
 use crate::units::human_bytes;
 
-/// How long an image that is in use is tried again: the kernel lets go of one a while after its last close.
+/// How long an image that is in use is tried again: another mount of the same cache folder gives a file back up
+/// to 10 s after its last close.
 const PATIENCE: Duration = Duration::from_secs(12);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(250);

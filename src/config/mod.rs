@@ -34,8 +34,20 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// Who may do what.
     pub access: AccessConfig,
+    /// Whether the kernel may read complete images past this process.
+    pub passthrough: Passthrough,
     /// When whole images are fetched that nobody asked for.
     pub prefetch: Prefetch,
+}
+
+/// Whether the kernel may read complete, verified images from the cache itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Passthrough {
+    /// Where the kernel and our privileges allow it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// When whole images are fetched that nobody asked for.

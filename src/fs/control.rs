@@ -43,7 +43,7 @@ impl ImageFs {
     pub(super) fn text(&self, node: &Node) -> Result<Bytes> {
         match node {
             Node::Errors => Ok(self.events.text().into()),
-            Node::Metrics => Ok(metrics::text(self.layers.cache.counters()).into()),
+            Node::Metrics => Ok(metrics::text(self.layers.cache.counters(), &self.opens).into()),
             Node::Record(id) => {
                 let image =
                     self.known_image(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;

@@ -1,6 +1,6 @@
 //! Extended attributes of files: getxattr and listxattr.
 
-use super::xattr::{self, LOCAL, LOCAL_NAMES, Record};
+use super::xattr::{self, LOCAL, LOCAL_NAMES, PROFILE, Record};
 use super::{ImageFs, Ino, Node, lock};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
@@ -23,10 +23,35 @@ impl ImageFs {
             return Err(absent());
         }
         let image = self.image(&id).await?;
+        if name == PROFILE {
+            let identity = self.identity(&image);
+            return self.layers.readers.profile(&identity.digest, identity.size).await;
+        }
         match name.strip_prefix(LOCAL) {
             Some(fact) => self.local_fact(&image, fact).await?.map(String::into_bytes).ok_or_else(absent),
             None => Record::of(&image, self.layers.catalog.schema())?.value(name),
         }
+    }
+
+    /// Sets an extended attribute: the boot profile is the only one, and only the owner of the mount and root may.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no profile of this image's data, `NotPermitted`, `NotSupported`.
+    pub async fn setxattr(&self, ino: Ino, name: &str, value: Vec<u8>, caller: u32) -> Result<()> {
+        let Node::Image(id) = self.node(ino)? else {
+            return Err(Error::new(Kind::NotSupported, "only images have attributes"));
+        };
+        if name != PROFILE {
+            return Err(Error::new(Kind::NotSupported, format!("{name} cannot be set")));
+        }
+        if caller != 0 && caller != self.access.uid {
+            return Err(Error::new(Kind::NotPermitted, "a boot profile is set by the owner of the mount"));
+        }
+        let image = self.image(&id).await?;
+        let identity = self.identity(&image);
+        let kept = self.layers.readers.keep_profile(&identity.digest, identity.size, value).await;
+        // setxattr(2) tells no reason: the log does.
+        kept.inspect_err(|error| tracing::warn!(image = %id, %error, "a boot profile was refused"))
     }
 
     /// The names of the extended attributes, each ended by NUL.

@@ -148,6 +148,11 @@ impl Inodes {
         Node::fixed(ino).or_else(|| self.known.get(&ino).map(|known| known.node.clone()))
     }
 
+    /// The kernel may hold `ino`.
+    pub(super) fn is_known(&self, ino: Ino) -> bool {
+        Node::fixed(ino).is_some() || self.known.contains_key(&ino)
+    }
+
     /// The kernel dropped `count` of its look-ups.
     pub(super) fn forget(&mut self, ino: Ino, count: u64) {
         if let Some(known) = self.known.get_mut(&ino) {

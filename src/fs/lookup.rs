@@ -1,13 +1,13 @@
 //! Finding and listing files: lookup, getattr, readdir, statfs.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::handle::Handle;
 use super::names::{self, NAME_MAX};
 use super::view::record_name;
-use super::{Attr, DirEntry, FileKind, HandleId, ImageFs, Ino, MISS_TTL, Node, lock};
+use super::{Attr, DirEntry, FileKind, HandleId, ImageFs, Ino, Invalidation, MISS_TTL, Node, lock};
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::units::ImageId;
@@ -217,6 +217,23 @@ impl ImageFs {
     /// The kernel dropped `count` look-ups of an inode.
     pub fn forget(&self, ino: Ino, count: u64) {
         lock(&self.inodes).forget(ino, count);
+    }
+
+    /// The kernel may hold an inode: false only when it cannot have an open or mapped file of it.
+    pub fn is_known(&self, ino: Ino) -> bool {
+        lock(&self.inodes).is_known(ino)
+    }
+
+    /// Asks the kernel to forget the names of an image, and with them its inode, unless something uses it.
+    pub fn let_go(&self, ino: Ino) {
+        let Ok(Node::Image(id)) = self.node(ino) else { return };
+        let view = self.view();
+        let names = view.names.iter().filter(|(_, named)| **named == id);
+        let names = names.map(|(name, _)| Invalidation::Entry(Ino::ROOT, OsString::from(&**name)));
+        for name in names.chain([Invalidation::Entry(Ino::BY_ID, id.as_str().into())]) {
+            // Nobody listening is fine: the mount is ending.
+            let _ = self.invalidate.send(name);
+        }
     }
 
     /// Opens a directory: its names as they are now. The root first sees to it that the list is not

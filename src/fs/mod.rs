@@ -15,6 +15,7 @@ mod fixture;
 mod handle;
 mod inode;
 mod lookup;
+mod mode;
 #[cfg(test)]
 mod model_test;
 mod names;
@@ -39,7 +40,8 @@ pub use closing::{Closer, ThreadGroup, Watch};
 pub use handle::{DirEntry, HandleId};
 pub use inode::{Ino, Node};
 pub use lookup::{Entry, Statistics};
-pub use open::{OpenMode, Opened};
+pub use mode::Modes;
+pub use open::{Bypass, OpenMode, Opened};
 pub use view::{Invalidation, View};
 pub use write::NewAttributes;
 
@@ -48,6 +50,8 @@ use crate::catalog::Catalog;
 use crate::config::{AccessConfig, Prefetch};
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, ImageService};
+use crate::metrics::OpenCounters;
+use crate::read::Readers;
 use crate::source::Sources;
 use crate::units::ImageId;
 use crate::write::Uploads;
@@ -88,6 +92,8 @@ pub struct Layers {
     pub cache: Cache,
     /// Where they come from.
     pub sources: Sources,
+    /// What reads them.
+    pub readers: Readers,
     /// Where written data go.
     pub uploads: Uploads,
 }
@@ -109,6 +115,10 @@ pub struct ImageFs {
     /// Images that were asked for by id and are not listed, and when they were shown.
     unlisted: Mutex<LruCache<ImageId, (Arc<Image>, Instant)>>,
     events: Arc<Events>,
+    /// How files were opened.
+    opens: OpenCounters,
+    /// How images are read, for `.glancefs/status`.
+    way: Mutex<String>,
     /// The last failure of an image, for `user.glancefs.last_error`.
     failures: Mutex<LruCache<ImageId, String>>,
     /// Told by operations, besides what a new listing changes.
@@ -138,6 +148,8 @@ impl ImageFs {
             fresh: Mutex::new(LruCache::new(FRESH_KEPT)),
             unlisted: Mutex::new(LruCache::new(UNLISTED_KEPT)),
             events,
+            opens: OpenCounters::default(),
+            way: Mutex::default(),
             failures: Mutex::new(LruCache::new(FAILURES_KEPT)),
             invalidate: tokio::sync::broadcast::Sender::new(1024),
             layers,
@@ -176,6 +188,16 @@ impl ImageFs {
     fn note_failure(&self, id: &ImageId, what: &str) {
         self.events.note(what);
         lock(&self.failures).put(id.clone(), what.to_owned());
+    }
+
+    /// How files were opened so far.
+    pub fn opens(&self) -> &OpenCounters {
+        &self.opens
+    }
+
+    /// Takes down how images are read, for `.glancefs/status`.
+    pub fn set_way(&self, way: impl Into<String>) {
+        *lock(&self.way) = way.into();
     }
 
     /// An image turned out not to match its hash: the kernel must drop what it holds of it.

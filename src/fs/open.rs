@@ -9,6 +9,7 @@ use super::draft::{DraftHandle, Writer};
 use super::handle::Handle;
 use super::{HandleId, ImageFs, Ino, Node, ThreadGroup};
 use crate::blocking::blocking;
+use crate::cache::{Backing, Key};
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, Status};
 use crate::read::Reader;
@@ -34,6 +35,15 @@ pub struct Opened {
     pub handle: HandleId,
     /// The kernel must not cache it: a file that is being written, or a text made anew each time.
     pub direct_io: bool,
+}
+
+/// What a handle could be read from past us.
+#[derive(Debug)]
+pub struct Bypass {
+    /// Handles of equal contents may share one file.
+    pub content: Key,
+    /// A file with all of it, when there is one.
+    pub file: Option<Backing>,
 }
 
 impl ImageFs {
@@ -88,6 +98,20 @@ impl ImageFs {
         Ok(Opened { handle, direct_io: false })
     }
 
+    /// A write over an image is let in, with `--allow-overwrite`.
+    pub fn permits_overwrite(&self) -> bool {
+        self.access.allow_overwrite && !self.access.read_only
+    }
+
+    /// How an open image could be read past us; `None` for any other file. Looks for the file when told
+    /// to `look`, which takes as long as the cache disk needs, up to 2 s.
+    pub async fn bypass(&self, handle: HandleId, look: bool) -> Option<Bypass> {
+        let handle = self.handles.get(handle).ok()?;
+        let Handle::Image { reader, .. } = &*handle else { return None };
+        let file = if look { reader.image().backing().await } else { None };
+        Some(Bypass { content: reader.image().key(), file })
+    }
+
     /// The bytes of `range` of an open file, short at its end.
     ///
     /// # Errors
@@ -137,7 +161,7 @@ impl ImageFs {
 
     fn reader(&self, image: &Image) -> Reader {
         let cached = self.layers.cache.image(&self.identity(image), self.layers.sources.of(image));
-        Reader::new(cached, readable_size(image))
+        self.layers.readers.open(cached, readable_size(image))
     }
 
     /// Ends a directory's handle.

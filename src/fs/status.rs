@@ -27,6 +27,8 @@ pub(super) struct Status {
     images: usize,
     list: &'static str,
     open_files: usize,
+    /// How the kernel reads complete, verified images.
+    complete_images: String,
     being_written: usize,
     access: &'static str,
     delete: &'static str,
@@ -49,7 +51,8 @@ struct CacheStatus {
     memory_limit: u64,
 }
 
-/// Blocks that were read since the mount began, by where they were found.
+/// Blocks that were read through us since the mount began, by where they were found. What the kernel has in its
+/// page cache or reads past us is not among them.
 #[derive(Debug, Serialize)]
 struct Reads {
     memory_hits: u64,
@@ -105,6 +108,7 @@ impl fmt::Display for Status {
         writeln!(f, "images: {}", self.images)?;
         writeln!(f, "list: {}", self.list)?;
         writeln!(f, "open files: {}", self.open_files)?;
+        writeln!(f, "complete images: {}", self.complete_images)?;
         writeln!(f, "being written: {}", self.being_written)?;
         writeln!(f, "access: {}", self.access)?;
         writeln!(f, "delete: {}", self.delete)?;
@@ -120,7 +124,7 @@ impl fmt::Display for Status {
                 let (hits, all) = (memory_hits + disk_hits, memory_hits + disk_hits + misses);
                 writeln!(f, "hits: {:.1} % ({hits} of {all} blocks)", ratio * 100.0)?;
             }
-            None => writeln!(f, "hits: nothing was read yet")?,
+            None => writeln!(f, "hits: nothing was read through the daemon yet")?,
         }
         let Transfers { open, limit, fetched_bytes } = &self.transfers;
         writeln!(f, "transfers: {open} open of at most {limit}, {} fetched", human_bytes(*fetched_bytes))?;
@@ -201,6 +205,7 @@ impl ImageFs {
                 (false, false) => "fresh",
             },
             open_files: self.handles.len(),
+            complete_images: lock(&self.way).clone(),
             being_written: lock(&self.drafts).len(),
             access: if self.access.read_only { "read-only" } else { "read and create" },
             delete: word(self.access.allow_delete),

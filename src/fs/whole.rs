@@ -191,13 +191,11 @@ impl ImageFs {
         Ok(Progress { stage, size: image.size.unwrap_or(0), cached, text })
     }
 
-    /// Drops what is cached of an image, at the word of the user `by`: the mount's owner or root. The kernel
-    /// is told to drop it as well, shortly after. Who reads the image goes on, from the server.
+    /// The image with this number, which the user `by` may drop from the cache: the mount's owner and root may.
     ///
     /// # Errors
-    /// `NotPermitted`; `Invalid`: no image has this number; `Busy`: it is being written, or programs read
-    /// it past us; those of the cache disk.
-    pub async fn evict(&self, ino: Ino, by: u32) -> Result<Evicted> {
+    /// `NotPermitted`; `Invalid`: no image has this number; `Busy`: it is being written.
+    pub async fn evictable(&self, ino: Ino, by: u32) -> Result<Arc<Image>> {
         if by != 0 && by != rustix::process::geteuid().as_raw() {
             let why = "only the user who mounted and root may drop images from the cache";
             return Err(Error::new(Kind::NotPermitted, why));
@@ -206,10 +204,19 @@ impl ImageFs {
         if self.draft(&id).is_some() {
             return Err(Error::new(Kind::Busy, "the image is being written"));
         }
-        let image = self.image(&id).await?;
-        self.fills.stop(&id);
-        let evicted = self.layers.cache.evict(&self.identity(&image)).await?;
-        info!(image = %id, freed = evicted.freed, "evicted");
+        self.image(&id).await
+    }
+
+    /// Drops what is cached of an image, and ends what fills it. The kernel is told to drop it as well, shortly
+    /// after. Who reads the image through us goes on, from the server.
+    ///
+    /// # Errors
+    /// `Busy`: programs read it past us; those of the cache disk.
+    pub async fn evict(&self, image: &Image) -> Result<Evicted> {
+        self.fills.stop(&image.id);
+        let evicted = self.layers.cache.evict(&self.identity(image)).await?;
+        info!(image = %image.id, freed = evicted.freed, "evicted");
+        let ino = lock(&self.inodes).number(&Node::Image(image.id.clone()));
         // Nobody listening is fine: the mount is ending.
         let _ = self.invalidate.send(Invalidation::Data(ino));
         Ok(evicted)

@@ -14,6 +14,9 @@ const PROPERTY: &str = "user.glance.property.";
 /// What this mount knows.
 pub(super) const LOCAL: &str = "user.glancefs.";
 
+/// The boot profile of the image. Not in the list of names: who copies all attributes does not mean this one.
+pub(super) const PROFILE: &str = "user.glancefs.profile";
+
 /// The largest value and the largest list of names the kernel carries (`XATTR_SIZE_MAX`,
 /// `XATTR_LIST_MAX`).
 const MOST_BYTES: usize = 65536;

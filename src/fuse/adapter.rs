@@ -24,8 +24,9 @@ use tracing::{Instrument, debug, error, info, info_span};
 
 use super::convert::{GENERATION, file_attr, file_type, ino, open_mode};
 use super::errno::errno;
+use super::passthrough::Passthrough;
 use super::process::{self, ProcessWatch};
-use crate::cache::Evicted;
+use crate::cache::{Backing, Evicted};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Attr, HandleId, ImageFs, Ino, NewAttributes, OpenMode, Opened};
 use crate::ioctl::{self, Eviction};
@@ -44,6 +45,7 @@ pub(super) struct Adapter {
     runtime: tokio::runtime::Handle,
     /// How long an operation on metadata may take.
     deadline: Duration,
+    passthrough: Arc<Passthrough>,
     /// Told when the kernel has ended the mount.
     ended: Option<Sender<()>>,
 }
@@ -53,9 +55,10 @@ impl Adapter {
         fs: Arc<ImageFs>,
         runtime: tokio::runtime::Handle,
         deadline: Duration,
+        passthrough: Arc<Passthrough>,
         ended: Sender<()>,
     ) -> Self {
-        Self { fs, runtime, deadline, ended: Some(ended) }
+        Self { fs, runtime, deadline, passthrough, ended: Some(ended) }
     }
 
     /// Runs an operation on metadata, within the deadline.
@@ -66,13 +69,7 @@ impl Adapter {
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        let deadline = self.deadline;
-        let within = async move {
-            tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
-                Err(Error::new(Kind::TimedOut, format!("no answer within {} s", deadline.as_secs())))
-            })
-        };
-        self.answer_in_its_time(operation, file, within, reply);
+        self.answer_in_its_time(operation, file, within(self.deadline, call), reply);
     }
 
     /// Runs an operation whose deadline is on progress and lies in the layers below.
@@ -105,24 +102,31 @@ impl Adapter {
     }
 }
 
+async fn within<T>(deadline: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
+        Err(Error::new(Kind::TimedOut, format!("no answer within {} s", deadline.as_secs())))
+    })
+}
+
 fn handle(number: FileHandle) -> HandleId {
     HandleId(number.0)
 }
 
+/// How the kernel is to use a handle that is read through us.
 fn fopen_flags(opened: Opened) -> FopenFlags {
-    if opened.direct_io { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE }
+    match opened.direct_io {
+        true => FopenFlags::FOPEN_DIRECT_IO,
+        // The data never change, and a close of what was only read says nothing.
+        false => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+    }
 }
+
+/// The same of one that is read past us. The kernel refuses KEEP_CACHE here.
+const PAST_US: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
 
 fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr>) {
     move |result| match result {
         Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_open(reply: ReplyOpen) -> impl FnOnce(Result<Opened>) {
-    move |result| match result {
-        Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen_flags(opened)),
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -168,6 +172,7 @@ impl Filesystem for Adapter {
                 info!(?missing, "the kernel lacks a capability");
             }
         }
+        self.passthrough.negotiate(config);
         // The kernel takes the nearest it can.
         let _ = config.set_max_write(MAX_WRITE);
         let _ = config.set_max_background(MAX_BACKGROUND);
@@ -278,10 +283,30 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (fs, mode) = (Arc::clone(&self.fs), open_mode(flags));
+        let (fs, mode, deadline) = (Arc::clone(&self.fs), open_mode(flags), self.deadline);
+        let (passthrough, admission) = (Arc::clone(&self.passthrough), Arc::clone(&self.passthrough));
         let opener = if mode.write { process::thread_group(request.pid()) } else { None };
-        let call = async move { fs.open(ino(number), mode, opener).await };
-        self.answer("open", number, call, reply_open(reply));
+        let number = ino(number);
+        let call = async move {
+            let claim = passthrough.claim(number, mode).await?;
+            let look = claim.is_none() && passthrough.is_worth_a_look(number);
+            let opened = within(deadline, fs.open(number, mode, opener)).await?;
+            let bypass = fs.bypass(opened.handle, look).await;
+            Ok((opened, bypass, claim))
+        };
+        self.answer_in_its_time("open", INodeNo(number.0), call, move |result| {
+            let admitted = result.and_then(|(opened, bypass, claim)| {
+                let register = |file: &Backing| reply.open_backing(file);
+                Ok((opened, admission.admit(number, opened, bypass, claim, register)?))
+            });
+            match admitted {
+                Ok((opened, Some(file))) => {
+                    reply.opened_passthrough(FileHandle(opened.handle.0), PAST_US, &file);
+                }
+                Ok((opened, None)) => reply.opened(FileHandle(opened.handle.0), fopen_flags(opened)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn create(
@@ -297,13 +322,33 @@ impl Filesystem for Adapter {
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
         let mode: OpenMode = open_mode(OpenFlags(flags));
         let opener = process::thread_group(request.pid());
-        let call = async move { fs.create(ino(parent), &name, mode, opener).await };
-        self.answer("create", parent, call, move |result| match result {
-            Ok((entry, opened)) => {
-                let (number, flags) = (FileHandle(opened.handle.0), fopen_flags(opened));
-                reply.created(&entry.ttl, &file_attr(&entry.attr), GENERATION, number, flags);
+        let admission = Arc::clone(&self.passthrough);
+        let call = async move {
+            let (entry, opened) = fs.create(ino(parent), &name, mode, opener).await?;
+            // The name was taken since the kernel looked: the file may be open by now.
+            Ok((entry, opened, fs.bypass(opened.handle, false).await))
+        };
+        self.answer("create", parent, call, move |result| {
+            let admitted = result.and_then(|(entry, opened, bypass)| {
+                let register = |file: &Backing| reply.open_backing(file);
+                let number = entry.attr.ino;
+                let admitted = admission.admit(number, opened, bypass, None, register);
+                let file = admitted.inspect_err(|_| admission.fs().forget(number, 1))?;
+                Ok((entry, opened, file))
+            });
+            match admitted {
+                Ok((entry, opened, file)) => {
+                    let (ttl, attr, number) =
+                        (&entry.ttl, file_attr(&entry.attr), FileHandle(opened.handle.0));
+                    match file {
+                        Some(file) => {
+                            reply.created_passthrough(ttl, &attr, GENERATION, number, PAST_US, &file);
+                        }
+                        None => reply.created(ttl, &attr, GENERATION, number, fopen_flags(opened)),
+                    }
+                }
+                Err(error) => reply.error(errno(&error)),
             }
-            Err(error) => reply.error(errno(&error)),
         });
     }
 
@@ -378,6 +423,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.passthrough.closed(ino(number));
         let fs = Arc::clone(&self.fs);
         let call = async move {
             fs.release(handle(open)).await;
@@ -486,15 +532,21 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
-        _number: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
+        request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
         _flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        let Some(name) = name.to_str().map(str::to_owned) else {
+            reply.error(Errno::EOPNOTSUPP);
+            return;
+        };
+        let (fs, value, caller) = (Arc::clone(&self.fs), value.to_vec(), request.uid());
+        let call = async move { fs.setxattr(ino(number), &name, value, caller).await };
+        self.answer("setxattr", number, call, reply_empty(reply));
     }
 
     fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -554,9 +606,9 @@ impl Filesystem for Adapter {
                     reply.error(Errno::EINVAL);
                     return;
                 };
-                let by = request.uid();
+                let (by, passthrough) = (request.uid(), Arc::clone(&self.passthrough));
                 let call = async move {
-                    let Evicted { freed, left } = fs.evict(Ino(question.ino), by).await?;
+                    let Evicted { freed, left } = passthrough.evict(Ino(question.ino), by).await?;
                     Ok(Eviction { freed, left, ..question }.encode().to_vec())
                 };
                 self.answer_in_its_time("evict", number, call, reply_ioctl(reply));

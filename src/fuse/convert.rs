@@ -43,10 +43,12 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
 
 pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
     let access = flags.acc_mode();
+    let truncate = flags.0 & libc::O_TRUNC != 0;
     OpenMode {
         read: access != OpenAccMode::O_WRONLY,
-        write: access != OpenAccMode::O_RDONLY,
-        truncate: flags.0 & libc::O_TRUNC != 0,
+        // O_RDONLY|O_TRUNC cuts the file too.
+        write: access != OpenAccMode::O_RDONLY || truncate,
+        truncate,
         exclusive: flags.0 & libc::O_EXCL != 0,
     }
 }

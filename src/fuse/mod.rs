@@ -4,6 +4,7 @@ mod adapter;
 mod convert;
 mod errno;
 mod invalidate;
+mod passthrough;
 mod process;
 pub mod session;
 pub mod unmount;

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::adapter::Adapter;
 use super::invalidate;
+use super::passthrough::{self, Passthrough};
 use super::unmount::{Manner, unmount};
 use crate::auth::{Auth, LastLogins};
 use crate::cache::Cache;
@@ -21,6 +22,7 @@ use crate::config::{CatalogConfig, Config};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{ImageFs, Layers};
 use crate::glance::{Glance, ImageService};
+use crate::read::Readers;
 use crate::source::Sources;
 use crate::write::Uploads;
 
@@ -62,12 +64,19 @@ impl Session {
         let listings = catalog.subscribe();
         let operations = fs.subscribe();
         let mismatches = cache.mismatches();
-        let adapter =
-            Adapter::new(Arc::clone(&fs), runtime.handle().clone(), config.http.timeout, ended_sender);
+        let passthrough = Arc::new(Passthrough::new(Arc::clone(&fs), config.passthrough));
+        let adapter = Adapter::new(
+            Arc::clone(&fs),
+            runtime.handle().clone(),
+            config.http.timeout,
+            Arc::clone(&passthrough),
+            ended_sender,
+        );
         let session = fuser::Session::new(adapter, &config.mountpoint, &mount_options(config, &catalog));
         let session = session.map_err(|error| cannot_mount(&config.mountpoint, error))?;
         let background = session.spawn().map_err(|error| cannot_mount(&config.mountpoint, error))?;
         runtime.spawn(invalidate::run(fs, background.notifier(), listings, operations, mismatches));
+        runtime.spawn(passthrough::sweep_now_and_then(passthrough));
         raise_read_ahead(&config.mountpoint);
         Ok(Self {
             mountpoint: config.mountpoint.clone(),
@@ -121,7 +130,9 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let sources = Sources::new(service.clone(), &config.http);
     let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?;
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
-    let layers = Layers { service, catalog: Arc::clone(&catalog), cache, sources, uploads: uploads.clone() };
+    let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
+    let layers =
+        Layers { service, catalog: Arc::clone(&catalog), cache, sources, readers, uploads: uploads.clone() };
     Ok((ImageFs::new(layers, config.access.clone(), config.prefetch), catalog, uploads))
 }
 

@@ -1,6 +1,8 @@
 //! An open file for reading: bytes to blocks, with read-ahead for sequential readers.
 
 mod ahead;
+mod profile;
+mod readers;
 mod scatter;
 mod stride;
 #[cfg(test)]
@@ -15,6 +17,9 @@ use crate::error::Result;
 use crate::units::ByteRange;
 
 use self::ahead::{Plan, ReadAhead};
+use self::readers::Recorder;
+
+pub use self::readers::Readers;
 
 /// One handle's reader. It holds no data: an idle handle costs a few hundred bytes.
 pub struct Reader {
@@ -22,13 +27,13 @@ pub struct Reader {
     size: u64,
     /// A leaf lock, held for arithmetic only.
     ahead: Mutex<ReadAhead>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl Reader {
-    /// A reader of an image of `size` bytes.
-    pub fn new(image: Arc<CachedImage>, size: u64) -> Self {
+    fn new(image: Arc<CachedImage>, size: u64, recorder: Option<Arc<Recorder>>) -> Self {
         let ahead = Mutex::new(ReadAhead::new(size, image.memory_limit()));
-        Self { image, size, ahead }
+        Self { image, size, ahead, recorder }
     }
 
     /// The bytes of `range`, clamped to the image, if no waiting is needed.
@@ -77,6 +82,9 @@ impl Reader {
     }
 
     fn plan(&self, range: ByteRange, found: Found) -> Plan {
+        if let Some(recorder) = &self.recorder {
+            recorder.note(range);
+        }
         let pace = self.image.pace();
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner).on_read(range, found, pace)
     }

@@ -47,7 +47,7 @@ async fn a_sequential_reader_gets_the_image_in_few_requests() {
     let source = FakeSource::new(1, size);
     // Slower than its reader, as a network is.
     source.set(|behaviour| (behaviour.delay, behaviour.chunk) = (Duration::from_millis(2), 256 * 1024));
-    let reader = Reader::new(cache.image(&unhashed(1, size), source.clone()), size);
+    let reader = Reader::new(cache.image(&unhashed(1, size), source.clone()), size, None);
     let mut at = 0;
     loop {
         let bytes = read(&reader, ByteRange::at(at, 128 * 1024)).await;
@@ -72,7 +72,7 @@ async fn parallel_reads_of_one_handle_out_of_order_are_right() {
     let cache = Cache::open(&config(dir.path()), Handle::current()).unwrap();
     let size = 40 * MIB;
     let source = FakeSource::new(1, size);
-    let reader = Arc::new(Reader::new(cache.image(&unhashed(1, size), source.clone()), size));
+    let reader = Arc::new(Reader::new(cache.image(&unhashed(1, size), source.clone()), size, None));
     for group in 0..40 {
         let tasks: Vec<_> = [3u64, 1, 7, 0, 5, 2, 6, 4]
             .map(|part| {
@@ -98,7 +98,7 @@ async fn reading_again_what_is_cached_fetches_nothing() {
     let cached = ByteRange::new(8 * MIB, 9 * MIB);
     image.read(cached, cached).await.unwrap();
     for _ in 0..3 {
-        let reader = Reader::new(Arc::clone(&image), size);
+        let reader = Reader::new(Arc::clone(&image), size, None);
         assert_eq!(read(&reader, cached).await, pattern(1, cached));
     }
     assert_eq!(source.asked(), [cached]);

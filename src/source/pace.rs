@@ -41,7 +41,7 @@ impl Default for Pace {
 
 impl Pace {
     /// The bytes that arrive in the time that one more request costs.
-    fn worth(self) -> u64 {
+    pub fn worth(self) -> u64 {
         let micros = u64::try_from(self.first_byte.as_micros()).unwrap_or(u64::MAX);
         self.bandwidth.saturating_mul(micros) / 1_000_000
     }

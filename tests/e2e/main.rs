@@ -19,6 +19,8 @@ mod lifecycle;
 mod listing;
 mod names;
 mod outage;
+mod passthrough;
+mod profiles;
 mod reading;
 mod status;
 mod tls;

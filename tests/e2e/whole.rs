@@ -288,6 +288,32 @@ fn evict_waits_for_what_is_read_past_the_daemon_and_then_says_so() {
 }
 
 #[test]
+fn evict_drops_a_complete_image_soon_after_its_last_close() {
+    let cloud = Cloud::open();
+    let content = pattern(216, 2 * MIB);
+    cloud.image("evicted-closed.raw", &content);
+    let mount = cloud.mount("");
+    let (file, source) = (mount.path("evicted-closed.raw"), mount.beside().file("source", &content));
+    let past_us = status(&mount)["complete_images"].as_str().unwrap().contains("passthrough");
+    for _ in 0..3 {
+        glancefs(&format!("prefetch {file}")).expect_success();
+        sh!("cmp {file} {source}");
+        let evicted = glancefs(&format!("evict {file}"));
+        assert!(evicted.took < Duration::from_secs(10), "{evicted}");
+        assert!(evicted.expect_success().contains("2.0 MiB freed"));
+    }
+    glancefs(&format!("prefetch {file}")).expect_success();
+    let holder = background(&format!("exec 3< {file}; exec sleep 60"));
+    eventually("it is open", || cached(&mount, "evicted-closed.raw")["open"] == json!(true));
+    let evicted = glancefs(&format!("evict {file}"));
+    assert_eq!(evicted.succeeded(), !past_us, "{evicted}");
+    assert_eq!(evicted.stderr.contains("close it first"), past_us, "{evicted}");
+    sh!("cmp {file} {source}");
+    holder.signal(Signal::KILL);
+    glancefs(&format!("evict {file}")).expect_success();
+}
+
+#[test]
 fn evict_is_for_the_owner_and_for_images_only() {
     let cloud = Cloud::open();
     let id = cloud.image("evict-mine.raw", &pattern(212, MIB));
@@ -324,9 +350,12 @@ fn the_status_tells_the_same_to_people_and_to_programs() {
     let content = pattern(213, 2 * MIB + 1);
     let id = cloud.image("shown in status.raw", &content);
     cloud.image("not-in-status.raw", b"not read");
-    let mount = cloud.mount("--cache-size 64M");
+    let mount = cloud.mount("--cache-size 64M --passthrough off");
     let empty = glancefs(&format!("status {mount}")).expect_success();
-    assert!(empty.contains("cached images: 0") && empty.contains("hits: nothing was read yet"), "{empty}");
+    assert!(
+        empty.contains("cached images: 0") && empty.contains("hits: nothing was read through the daemon yet"),
+        "{empty}"
+    );
     glancefs(&format!("prefetch '{mount}/shown in status.raw'")).expect_success();
     sh!("cat '{mount}/shown in status.raw' > /dev/null");
 

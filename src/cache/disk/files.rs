@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange};
 
 use super::bits::Bits;
+use super::buffers::Buffers;
 use super::folder::{Folder, Part, try_lock};
 use super::index::{ENTRY_LEN, Entry, FileState, HEADER_LEN, Header, Proof, Stamp, entry_offset};
 use super::presence::Presence;
@@ -65,15 +66,15 @@ impl Files {
         let access = if create { OFlags::RDWR | OFlags::CREATE } else { OFlags::RDWR };
         let Some(index) = open_locked(folder, key, access).map_err(failed)? else { return Ok(None) };
         let found = read_header(&index).map_err(failed)?;
+        let found = found.filter(|found| {
+            found.key == key && found.size == identity.size && found.content == header.content
+        });
+        let begins_anew = found.is_none();
         let proof = match found {
-            Some(found)
-                if found.key == key && found.size == identity.size && found.content == header.content =>
-            {
-                found.proof
-            }
+            Some(found) => found.proof,
             // Empty, damaged or foreign: begin anew, alone. A fresh file may be begun by two at once,
             // since both write the same.
-            _ => {
+            None => {
                 let fresh = index.metadata().map_err(failed)?.len() == 0;
                 if !fresh {
                     if !try_lock(&index, FlockOperation::NonBlockingLockExclusive).map_err(failed)? {
@@ -94,7 +95,18 @@ impl Files {
             index.set_len(index_len(identity.size)).map_err(failed)?;
         }
         let access = OFlags::RDWR | OFlags::CREATE;
-        let Some(data) = folder.open_image(key, Part::Data, access).map_err(failed)? else { return Ok(None) };
+        let Some(mut data) = folder.open_image(key, Part::Data, access).map_err(failed)? else {
+            return Ok(None);
+        };
+        let has_data = data.metadata().map_err(failed)?.blocks() > 0;
+        if begins_anew && has_data && is_pinned(&data).map_err(failed)? {
+            // Programs read it past us, and it is to be filled again: they keep it, we take another.
+            folder.remove_image(key, Part::Data).map_err(failed)?;
+            let Some(other) = folder.open_image(key, Part::Data, access).map_err(failed)? else {
+                return Ok(None);
+            };
+            data = other;
+        }
         // A data file that someone cut or lengthened gets its length back; CRCs judge what is in it.
         if data.metadata().map_err(failed)?.len() != identity.size {
             data.set_len(identity.size).map_err(failed)?;
@@ -262,6 +274,23 @@ impl Files {
         Some(())
     }
 
+    /// The blocks in one piece, read once and checked where they are; `None` when one is not here, or not
+    /// intact, or not to be had in the time given. [`Self::read`] finds out which.
+    pub(crate) fn read_whole(&self, blocks: BlockRange, wait: Wait, buffers: &Buffers) -> Option<Bytes> {
+        let mut raw = vec![0; (blocks.len() * ENTRY_LEN) as usize];
+        read_vectored(&self.index, &mut [IoSliceMut::new(&mut raw)], entry_offset(blocks.start), wait)?;
+        let entries: Option<Vec<Entry>> = Entry::decode_all(&raw).collect();
+        let entries = entries?;
+        let len = blocks.bytes(self.header.size).len() as usize;
+        let whole = buffers.filled(len, |bytes| {
+            read_vectored(&self.data, &mut [IoSliceMut::new(bytes)], blocks.start.offset(), wait)?;
+            let mut found = entries.iter().zip(bytes.chunks(BLOCK_SIZE as usize));
+            found.all(|(entry, bytes)| crc32c::crc32c(bytes) == entry.crc).then_some(())
+        })?;
+        blocks.iter().for_each(|block| self.touch(block));
+        Some(whole)
+    }
+
     /// One block again, entry and data.
     fn second_look(&self, block: BlockIndex) -> Option<Bytes> {
         let mut raw = vec![0; ENTRY_LEN as usize];
@@ -359,15 +388,58 @@ impl Files {
         }
     }
 
+    /// The data file, opened anew, if it is complete, verified and as it was then; nobody frees any of it
+    /// until the last duplicate of that descriptor is closed. Two short system calls when nothing is proven.
+    ///
+    /// The lock belongs to the open file description, not to this process: a kernel that has registered it
+    /// for FUSE passthrough holds it on, also after we were killed.
+    pub(crate) fn pin(&self, folder: &Folder) -> io::Result<Option<File>> {
+        if self.proven() == Verified::None {
+            return Ok(None);
+        }
+        let Some(data) = folder.open_image(self.key(), Part::Data, OFlags::RDONLY)? else { return Ok(None) };
+        // Held by somebody else for as long as it makes room.
+        if !try_lock(&data, FlockOperation::NonBlockingLockShared)? {
+            return Ok(None);
+        }
+        // Only now does it stay as it is. Entries are cleared before blocks are freed, so both are looked
+        // at: the clock of a file may be too coarse to tell two changes apart.
+        self.refresh(BlockRange::of_image(self.header.size))?;
+        let ours = self.data.metadata()?;
+        let named = data.metadata()?;
+        let same = (ours.dev(), ours.ino()) == (named.dev(), named.ino()) && named.len() == self.header.size;
+        Ok((same && self.proven() != Verified::None).then_some(data))
+    }
+
+    /// All of it was used, past us. Never waits.
+    pub(crate) fn touch_all(&self) {
+        for extent in 0..BlockRange::of_image(self.header.size).len().div_ceil(EXTENT_BLOCKS) {
+            self.touched.set(extent, true);
+        }
+    }
+
     /// Drops everything: the bytes are not what they should be.
-    pub(crate) fn clear(&self) -> io::Result<()> {
+    pub(crate) fn clear(&self, folder: &Folder) -> io::Result<()> {
         self.index.write_all_at(&Header { proof: None, ..self.header.clone() }.encode(), 0)?;
         self.index.set_len(HEADER_LEN)?;
         self.index.set_len(index_len(self.header.size))?;
         self.present.clear();
+        if is_pinned(&self.data)? {
+            // Whoever reads it past us would get zeros: they keep the file, and it goes when they end.
+            return folder.remove_image(self.key(), Part::Data);
+        }
         self.data.set_len(0)?;
         self.data.set_len(self.header.size)
     }
+}
+
+/// Somebody reads the file past us (see [`Files::pin`]) or is making room in it.
+fn is_pinned(data: &File) -> io::Result<bool> {
+    if !try_lock(data, FlockOperation::NonBlockingLockExclusive)? {
+        return Ok(true);
+    }
+    rustix::fs::flock(data, FlockOperation::Unlock)?;
+    Ok(false)
 }
 
 /// Gives the disk space of some bytes back; they read as zeros from then on.

@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/v1/images/<key>.index, <key>.data     one pair per image (see `index`)
 //! <dir>/v1/content/<content key>              64 hex digits: the image whose copy was verified
+//! <dir>/v1/profiles/<digest>.profile          what a start reads, see `read::profile`: not of the cache
 //! <dir>/v1/evict.lock                         held by the process that makes room
 //! <dir>/v1/<key>.list, <key>.login            for `--allow-stale`: not of the cache (see `catalog::saved`, `auth::last_login`)
 //! ```
@@ -25,7 +26,7 @@ use crate::private_folder::Purpose;
 const PURPOSE: Purpose = Purpose {
     name: "cache",
     option: "--cache-dir",
-    subfolders: &["v1", "images", "content", "spool", "run"],
+    subfolders: &["v1", "images", "content", "profiles", "spool", "run"],
 };
 
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);

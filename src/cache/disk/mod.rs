@@ -4,6 +4,7 @@
 //! whole within its limits, `health` says whether the disk is worth trying.
 
 pub(super) mod bits;
+pub(super) mod buffers;
 pub(super) mod evict;
 pub(super) mod files;
 pub(super) mod folder;
@@ -13,7 +14,9 @@ mod presence;
 pub(super) mod space;
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -21,6 +24,7 @@ use bytes::Bytes;
 use crate::error::{Error, Kind, Result};
 use crate::units::{BlockIndex, BlockRange};
 
+use self::buffers::Buffers;
 use self::files::{Files, Wait};
 use self::folder::Folder;
 use super::identity::{ContentIdentity, Verified};
@@ -37,6 +41,7 @@ pub(super) struct DiskImage {
     shared: Option<Files>,
     /// Held while `own` is being opened.
     opening: Mutex<()>,
+    was_pinned: AtomicBool,
 }
 
 impl DiskImage {
@@ -48,7 +53,14 @@ impl DiskImage {
             Some(_) => None,
         };
         let own = own.map_or_else(OnceLock::new, OnceLock::from);
-        Ok(Self { folder, identity, own, shared, opening: Mutex::new(()) })
+        Ok(Self {
+            folder,
+            identity,
+            own,
+            shared,
+            opening: Mutex::new(()),
+            was_pinned: AtomicBool::new(false),
+        })
     }
 
     fn tiers(&self) -> impl Iterator<Item = &Files> {
@@ -79,6 +91,16 @@ impl DiskImage {
         self.tiers().any(|files| files.has(block))
     }
 
+    /// All of the blocks were in one copy when we last looked. Never waits.
+    pub(super) fn has_all(&self, blocks: BlockRange) -> bool {
+        self.tiers().any(|files| blocks.iter().all(|block| files.has(block)))
+    }
+
+    /// The blocks in one piece, if all are here and intact. With [`Wait::Never`] only from the page cache.
+    pub(super) fn read_whole(&self, blocks: BlockRange, wait: Wait, buffers: &Buffers) -> Option<Bytes> {
+        self.tiers().find_map(|files| files.read_whole(blocks, wait, buffers))
+    }
+
     /// Every block is in the image's own files, as we know them. Never waits.
     pub(super) fn is_complete(&self) -> bool {
         self.own().is_some_and(Files::is_complete)
@@ -106,6 +128,11 @@ impl DiskImage {
     /// The whole matched its hash once, when we looked first. Never waits.
     pub(super) fn was_proven(&self) -> bool {
         self.own().is_some_and(Files::was_proven)
+    }
+
+    /// Every block is in one copy, the image's own or one of the same content, as we know it. Never waits.
+    pub(super) fn is_all_here(&self) -> bool {
+        self.tiers().any(Files::is_complete)
     }
 
     /// Bytes on disk, as we know it. Never waits.
@@ -164,6 +191,31 @@ impl DiskImage {
     pub(super) fn proven(&self) -> Verified {
         let proofs = self.tiers().map(Files::proven);
         proofs.into_iter().find(|proof| *proof != Verified::None).unwrap_or(Verified::None)
+    }
+
+    /// A file with all of the image, verified, in which nobody frees anything while it is open. With it
+    /// all of the image counts as used, now and at each [`Self::touch_pinned`].
+    pub(super) fn pin(&self) -> io::Result<Option<File>> {
+        for files in self.tiers() {
+            if let Some(file) = files.pin(&self.folder)? {
+                self.was_pinned.store(true, Ordering::Relaxed);
+                files.touch_all();
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The image may have been read past us until now. Never waits.
+    pub(super) fn touch_pinned(&self) {
+        if self.was_pinned.load(Ordering::Relaxed) {
+            self.tiers().for_each(Files::touch_all);
+        }
+    }
+
+    /// Drops the image's own copy.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        self.own().map_or(Ok(()), |files| files.clear(&self.folder))
     }
 
     /// Writes when blocks were last used.

@@ -4,7 +4,7 @@ use clap::Parser;
 
 use super::*;
 use crate::cli::args::{Arguments, Command};
-use crate::config::Prefetch;
+use crate::config::{Passthrough, Prefetch};
 
 const NO_KEYSTONE: &[&str] = &["--os-auth-type=none", "--endpoint=http://glance:9292"];
 
@@ -44,6 +44,7 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!(config.spool.dir, Path::new("/home/u/.cache/glancefs/spool"));
     assert_eq!((config.cache.size, config.cache.free_floor_percent), (10 << 30, 5));
     assert_eq!(config.spool.size, None);
+    assert_eq!(config.passthrough, Passthrough::Auto);
     assert_eq!(config.prefetch, Prefetch::Off);
     assert_eq!(config.catalog.ttl, Duration::from_secs(60));
     assert_eq!((config.http.timeout, config.http.max_connections), (Duration::from_secs(60), 8));
@@ -51,6 +52,12 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!((access.uid, access.gid, access.file_mode, access.dir_mode), (1000, 100, 0o644, 0o755));
     assert!(!(access.read_only || access.allow_delete || access.allow_overwrite || access.allow_other));
     assert!(!config.http.insecure && !config.catalog.allow_stale && !config.foreground);
+}
+
+#[test]
+fn passthrough_can_be_turned_off() {
+    let config = without_keystone(&["--passthrough", "off"], &[]).unwrap();
+    assert_eq!(config.passthrough, Passthrough::Off);
 }
 
 #[test]

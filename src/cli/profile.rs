@@ -1,0 +1,75 @@
+//! `glancefs profile`: boot profiles from and to files, through the mount that keeps them.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, Result};
+
+use super::args::ProfileCommand;
+
+/// The attribute that carries a profile.
+const ATTRIBUTE: &str = "user.glancefs.profile";
+/// One that every image of a mount has.
+const OURS: &str = "user.glancefs.source";
+/// What an extended attribute holds at most (`XATTR_SIZE_MAX`).
+const MOST_BYTES: usize = 65536;
+
+pub(super) fn run(command: &ProfileCommand) -> Result<()> {
+    match command {
+        ProfileCommand::Export { path, output } => export(path, output.as_deref()),
+        ProfileCommand::Import { path, file } => import(path, file),
+    }
+}
+
+fn export(path: &Path, output: Option<&Path>) -> Result<()> {
+    let mut text = vec![0; MOST_BYTES];
+    let len = getxattr(path, ATTRIBUTE, &mut text).map_err(|error| refused(path, error))?;
+    text.truncate(len);
+    match output {
+        Some(output) => std::fs::write(output, &text)
+            .map_err(|error| Error::io(format!("writing {}", output.display()), error)),
+        None => io::stdout().write_all(&text).map_err(|error| Error::io("writing the profile", error)),
+    }
+}
+
+fn import(path: &Path, file: &Path) -> Result<()> {
+    let shown = file.display();
+    let failed = |error| Error::io(format!("reading {shown}"), error);
+    let from: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(file).map_err(failed)?)
+    };
+    let mut text = Vec::new();
+    from.take(MOST_BYTES as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    // On another file system this would leave an attribute behind.
+    getxattr(path, OURS, &mut [0; 64]).map_err(|_| refused(path, Errno::OPNOTSUPP))?;
+    setxattr(path, ATTRIBUTE, &text, XattrFlags::empty()).map_err(|error| match error {
+        Errno::INVAL | Errno::TOOBIG => Error::new(
+            Kind::Invalid,
+            format!(
+                "{shown} is no boot profile of the data of {}: the log of the mount says why",
+                path.display()
+            ),
+        ),
+        _ => refused(path, error),
+    })
+}
+
+/// What the kernel's answer means here.
+fn refused(path: &Path, error: Errno) -> Error {
+    let path = path.display();
+    let message = match error {
+        Errno::NODATA => format!(
+            "{path} has no boot profile here: it is recorded while the first guest starts from it; is this an image of a glancefs mount?"
+        ),
+        Errno::OPNOTSUPP => format!("{path} is not an image of a glancefs mount"),
+        Errno::PERM => format!("{path}: only the owner of the mount and root may import a boot profile"),
+        _ => return Error::io(format!("the boot profile of {path}"), error.into()),
+    };
+    Error::new(Kind::Invalid, message)
+}

@@ -1,0 +1,186 @@
+//! Opens readers, watches the first of an image for its boot profile, and fetches ahead by one that is known.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use crate::blocking::blocking;
+use crate::cache::{CachedImage, Digest, Key};
+use crate::error::{Error, Kind, Result};
+use crate::units::{BlockRange, ByteRange};
+
+use super::Reader;
+use super::profile::{Profile, Recording, Store, digest_text, requests};
+
+/// How long the first readers of an image are watched: a guest under software emulation takes two minutes to
+/// start.
+const WATCHED: Duration = Duration::from_secs(180);
+/// Requests for a profile at once: what the connections leave to prefetch by default.
+const AT_ONCE: usize = 6;
+/// A gap that takes this part of a request's time is fetched along, as six requests are under way at once.
+const GAP_PART: u64 = 8;
+
+/// Makes the readers of a mount.
+pub struct Readers {
+    runtime: Handle,
+    store: Store,
+    /// Images whose first readers are open. A leaf lock.
+    watched: Mutex<HashMap<Key, Weak<Recorder>>>,
+}
+
+/// Watches the readers of one image, all that are open until the last is closed.
+pub(super) struct Recorder {
+    runtime: Handle,
+    store: Store,
+    until: Instant,
+    ended: AtomicBool,
+    /// A leaf lock, held for arithmetic only.
+    recording: Mutex<Recording>,
+    fetching: Mutex<Option<AbortHandle>>,
+}
+
+impl Readers {
+    /// Readers whose profiles are kept in `folder`, made when the first is written.
+    pub fn new(folder: PathBuf, runtime: Handle) -> Self {
+        Self { runtime, store: Store::new(folder), watched: Mutex::default() }
+    }
+
+    /// A reader of an image of `size` bytes.
+    pub fn open(&self, image: Arc<CachedImage>, size: u64) -> Reader {
+        let recorder = self.recorder(&image, size);
+        Reader::new(image, size, recorder)
+    }
+
+    fn recorder(&self, image: &Arc<CachedImage>, size: u64) -> Option<Arc<Recorder>> {
+        let digest = digest_text(image.digest())?;
+        let mut watched = self.watched();
+        if let Some(recorder) = watched.get(&image.cache_key()).and_then(Weak::upgrade) {
+            return Some(recorder);
+        }
+        watched.retain(|_, recorder| recorder.strong_count() > 0);
+        let recorder = Arc::new(Recorder {
+            runtime: self.runtime.clone(),
+            store: self.store.clone(),
+            until: Instant::now() + WATCHED,
+            ended: AtomicBool::new(false),
+            recording: Mutex::new(Recording::new(digest.clone(), size)),
+            fetching: Mutex::default(),
+        });
+        watched.insert(image.cache_key(), Arc::downgrade(&recorder));
+        drop(watched);
+        let work =
+            fetch_ahead(Arc::clone(image), Arc::downgrade(&recorder), self.store.clone(), digest, size);
+        let task = self.runtime.spawn(work);
+        *recorder.fetching.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+        Some(recorder)
+    }
+
+    fn watched(&self) -> MutexGuard<'_, HashMap<Key, Weak<Recorder>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The boot profile of a content, as text.
+    ///
+    /// # Errors
+    /// `NoData`: there is none.
+    pub async fn profile(&self, digest: &Digest, size: u64) -> Result<Vec<u8>> {
+        let (store, digest) = (self.store.clone(), named(digest)?);
+        let none = || Error::new(Kind::NoData, "this image has no boot profile here");
+        blocking(move || store.load(&digest, size).map(|profile| profile.encode()).ok_or_else(none)).await
+    }
+
+    /// Keeps a profile that was made elsewhere.
+    ///
+    /// # Errors
+    /// `Invalid`, with the reason, when it is none of this content; those of the disk.
+    pub async fn keep_profile(&self, digest: &Digest, size: u64, text: Vec<u8>) -> Result<()> {
+        let (store, digest) = (self.store.clone(), named(digest)?);
+        blocking(move || store.save(&Profile::decode(&text, &digest, size)?)).await
+    }
+}
+
+fn named(digest: &Digest) -> Result<String> {
+    digest_text(digest).ok_or_else(|| {
+        Error::new(Kind::NoData, "an image without a hash has no boot profile: nothing names its data")
+    })
+}
+
+/// Fetches what the profile of the image names, if there is one and the image is not here already.
+async fn fetch_ahead(
+    image: Arc<CachedImage>,
+    recorder: Weak<Recorder>,
+    store: Store,
+    digest: String,
+    size: u64,
+) {
+    if image.is_complete().await {
+        if let Some(recorder) = recorder.upgrade() {
+            recorder.ended.store(true, Ordering::Relaxed);
+        }
+        return;
+    }
+    let Ok(Some(profile)) = blocking(move || Ok(store.load(&digest, size))).await else { return };
+    match recorder.upgrade() {
+        Some(recorder) => recorder.recording().continue_from(&profile),
+        None => return,
+    }
+    tracing::debug!(image = %image.cache_key(), blocks = profile.blocks().count(), "fetching by its boot profile");
+    let mut batches = profile.batches();
+    // The first shows how fast this server is, and so which gaps are worth a request.
+    let first: Vec<BlockRange> = batches.next().map(|batch| requests(batch, 0)).unwrap_or_default();
+    let fetched = match image.fill(first, AT_ONCE).await {
+        Ok(()) => {
+            let gap = image.pace().worth() / GAP_PART;
+            image.fill(batches.flat_map(|batch| requests(batch, gap)).collect(), AT_ONCE).await
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = fetched {
+        // Whoever reads these blocks meets the error himself.
+        tracing::debug!(image = %image.cache_key(), %error, "fetching by the boot profile ended");
+    }
+}
+
+impl Recorder {
+    fn recording(&self) -> MutexGuard<'_, Recording> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `range` is read.
+    pub(super) fn note(&self, range: ByteRange) {
+        if self.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        if Instant::now() < self.until {
+            self.recording().note(range);
+        } else if !self.ended.swap(true, Ordering::Relaxed) {
+            self.save();
+        }
+    }
+
+    fn save(&self) {
+        let Some(profile) = self.recording().finish() else { return };
+        let store = self.store.clone();
+        self.runtime.spawn_blocking(move || {
+            if let Err(error) = store.save(&profile) {
+                tracing::warn!(%error, "the boot profile of an image is not kept");
+            }
+        });
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let Some(task) = self.fetching.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
+        if !*self.ended.get_mut() {
+            self.save();
+        }
+    }
+}
