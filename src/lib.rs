@@ -1,8 +1,10 @@
 //! glancefs: the images of an OpenStack cloud (Glance) as files.
 //!
 //! Each module is one layer of `docs/design.md`; a layer uses only those below it:
+//! `cli → client` for the commands that work on a mount from outside, and
 //! `cli → mount → fuse → fs → { read → cache → source, write, catalog } → glance → auth`,
-//! with `config`, `units`, `budget`, `metrics`, `blocking`, `private_folder` and `error` as leaves that all may use.
+//! with `config`, `units`, `budget`, `metrics`, `blocking`, `private_folder`, `ioctl` and `error` as leaves
+//! that all may use.
 
 pub mod auth;
 pub mod blocking;
@@ -10,11 +12,13 @@ pub mod budget;
 pub mod cache;
 pub mod catalog;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod error;
 pub mod fs;
 pub mod fuse;
 pub mod glance;
+pub mod ioctl;
 pub mod metrics;
 pub mod mount;
 pub mod private_folder;

@@ -220,6 +220,17 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A number of bytes for a person: three or four digits and a unit, such as `474.9 MiB`.
+pub fn human_bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    // Powers of 1024; below the first, bytes are exact.
+    let power = bytes.checked_ilog2().unwrap_or(0) / 10;
+    match power.checked_sub(1).and_then(|unit| units.get(unit as usize)) {
+        Some(unit) => format!("{:.1} {unit}", bytes as f64 / f64::from(1 << 10).powi(power as i32)),
+        None => format!("{bytes} B"),
+    }
+}
+
 /// A duration as people write it: seconds, or a number with ms, s, m, h or d.
 ///
 /// # Errors
@@ -279,6 +290,20 @@ mod tests {
     fn sizes_print_as_they_are_read() {
         for text in ["0", "4097", "64KiB", "10GiB"] {
             assert_eq!(text.parse::<ByteSize>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn sizes_for_people_have_few_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (497_942_528, "474.9 MiB"),
+            (10 << 30, "10.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(human_bytes(bytes), text);
         }
     }
 

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 /// Each layer and what lies directly below it; what is below that may be used too.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["mount"]),
+    ("cli", &["mount", "client"]),
+    ("client", &[]),
     ("mount", &["fuse"]),
     ("fuse", &["fs"]),
     ("fs", &["read", "write", "catalog"]),
@@ -23,7 +24,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Usable by every layer and by each other; they use no layer.
-const LEAVES: &[&str] = &["config", "units", "budget", "metrics", "blocking", "private_folder", "error"];
+const LEAVES: &[&str] =
+    &["config", "units", "budget", "metrics", "blocking", "private_folder", "ioctl", "error"];
 
 #[test]
 fn a_layer_uses_only_those_below_it() {

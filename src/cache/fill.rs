@@ -55,6 +55,10 @@ impl CachedImage {
             if self.is_streamed() || blocks.iter().all(|block| self.has(block)) {
                 return Ok(());
             }
+            if !self.core().writer.has_room() {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
             // Memory first: a run that is claimed must move, since readers wait for it from then on.
             let Some(held) = self.core().budget.try_hold(blocks.bytes(self.size()).len()) else {
                 tokio::time::sleep(PAUSE).await;

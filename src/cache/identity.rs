@@ -95,6 +95,20 @@ pub enum Verified {
     Failed,
 }
 
+impl Verified {
+    /// As `user.glancefs.verified` and the status write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Pending => "pending",
+            Self::Md5 => "md5",
+            Self::Sha512 => "sha512",
+            Self::Multihash => "multihash",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl ContentIdentity {
     /// Names the content of an image as `project` of `cloud` sees it.
     ///

@@ -342,6 +342,11 @@ impl CachedImage {
         self.core.memory.contains(self.key, block) || self.disk_now().is_some_and(|disk| disk.has(block))
     }
 
+    /// A transfer is bringing the block.
+    pub(super) fn is_on_its_way(&self, block: BlockIndex) -> bool {
+        self.flights.covers(block)
+    }
+
     /// Claims the first run of `blocks` that is neither here nor on its way.
     pub(super) fn claim_next(&self, blocks: BlockRange) -> Option<Ticket> {
         let disk = self.disk_now();

@@ -4,7 +4,7 @@
 //! starts one (`flight`, `transfer`). What arrives goes to the waiters and to memory at once, and to the
 //! disk behind their back (`writer`). The whole image is hashed once, as its blocks come (`follow`) and
 //! when it is complete (`verify`); the read that completes it waits for the outcome (`hold`).
-//! `fill` brings blocks that nobody waits for yet.
+//! `fill` brings blocks that nobody waits for yet, `whole` all of an image, and drops it.
 //!
 //! Locks, in the order in which they may be taken: an image's flights, then memory. All others are
 //! leaves. None is held across an await or a disk operation, except those of the disk layer, which are
@@ -24,6 +24,7 @@ mod memory;
 pub(crate) mod tests;
 mod transfer;
 mod verify;
+mod whole;
 mod writer;
 
 use std::collections::HashMap;
@@ -55,6 +56,7 @@ use self::writer::Writer;
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
 pub use self::image::{Backing, CachedImage, Found};
 pub use self::verify::Mismatch;
+pub use self::whole::{Evicted, Holding, Usage};
 
 /// Disk reads at once. More would only queue in the kernel, and each takes a thread.
 const DISK_THREADS: usize = 8;

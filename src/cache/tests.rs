@@ -4,6 +4,7 @@ mod backing;
 pub(crate) mod fake;
 mod model;
 mod verdict;
+mod whole;
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};

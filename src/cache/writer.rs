@@ -47,6 +47,8 @@ impl Patience {
 /// Blocks that wait to be written.
 pub(super) struct Writer {
     queue: Mutex<Queue>,
+    /// Blocks that may queue, and those for which there is room now.
+    blocks: usize,
     room: Arc<Semaphore>,
     empty: Notify,
 }
@@ -68,13 +70,19 @@ struct Job {
 
 impl Writer {
     pub(super) fn new(budget: u64) -> Self {
-        let blocks = ((budget / SHARE).min(MOST_BYTES) / BLOCK_SIZE).max(1);
-        let room = Arc::new(Semaphore::new(blocks as usize));
-        Self { queue: Mutex::default(), room, empty: Notify::new() }
+        // At most 64 MiB of them: it fits.
+        let blocks = ((budget / SHARE).min(MOST_BYTES) / BLOCK_SIZE).max(1) as usize;
+        let room = Arc::new(Semaphore::new(blocks));
+        Self { queue: Mutex::default(), blocks, room, empty: Notify::new() }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Half of the queue is free. Who fetches without haste waits for that: what finds no room is fetched in vain.
+    pub(super) fn has_room(&self) -> bool {
+        self.room.available_permits() * 2 >= self.blocks
     }
 
     /// Queues a block if there is room, and gives it back if there is not.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Passthrough;
+use crate::config::{Passthrough, Prefetch};
 use crate::units::{self, ByteSize};
 
 const EXAMPLES: &str = "\
@@ -18,6 +18,8 @@ Examples:
   glancefs mount --os-cloud mycloud /mnt/images     a cloud of clouds.yaml
   . ./openrc.sh; glancefs mount /mnt/images         OS_* variables
   glancefs mount --os-auth-type none --endpoint http://glance:9292 /mnt/images
+  glancefs prefetch /mnt/images/debian-12.qcow2
+  glancefs status /mnt/images
   glancefs umount /mnt/images
   glancefs profile export /mnt/images/debian.qcow2 | ssh host2 glancefs profile import /mnt/images/debian.qcow2";
 
@@ -33,6 +35,9 @@ pub struct Arguments {
 pub enum Command {
     Mount(Box<MountArguments>),
     Umount(UmountArguments),
+    Prefetch(PrefetchArguments),
+    Evict(EvictArguments),
+    Status(StatusArguments),
     #[command(subcommand)]
     Profile(ProfileCommand),
 }
@@ -194,12 +199,24 @@ pub struct LocalArguments {
     /// and the privileges of this process allow it.
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = passthrough())]
     pub passthrough: Passthrough,
+
+    /// Fetch whole images behind those who read: off, or open (each image that is open for more than 2 s, for
+    /// as long as it is).
+    #[arg(long, value_name = "WHEN", default_value = "off", value_parser = prefetch())]
+    pub prefetch: Prefetch,
 }
 
 fn passthrough() -> impl TypedValueParser<Value = Passthrough> {
     PossibleValuesParser::new(["auto", "off"]).map(|word| match word.as_str() {
         "off" => Passthrough::Off,
         _ => Passthrough::Auto,
+    })
+}
+
+fn prefetch() -> impl TypedValueParser<Value = Prefetch> {
+    PossibleValuesParser::new(["off", "open"]).map(|word| match word.as_str() {
+        "open" => Prefetch::Open,
+        _ => Prefetch::Off,
     })
 }
 
@@ -251,6 +268,40 @@ pub struct UmountArguments {
     /// Detach the mount even while files on it are open; the daemon serves those until they are closed.
     #[arg(long, short = 'l')]
     pub lazy: bool,
+}
+
+/// Bring whole images into the cache, and wait until they are verified.
+///
+/// Readers go first. Ctrl-C stops it and leaves what came. Exits with 1 when an image could not be brought or
+/// does not match its hash.
+#[derive(Debug, Args)]
+pub struct PrefetchArguments {
+    /// Images on a mount.
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Drop images from the cache of their mount.
+///
+/// Only root and the user who mounted may. Who reads them goes on, from the server. An image that programs
+/// read straight from the cache (FUSE passthrough) must be closed first.
+#[derive(Debug, Args)]
+pub struct EvictArguments {
+    /// Images on a mount.
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Show how a mount is: the cloud, the cache and the images in it, hits and transfers.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// Where the images are mounted.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+
+    /// As JSON, with sizes in bytes.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Permission bits in octal, without set-user-id and the like.

@@ -54,6 +54,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         spool,
         access,
         passthrough: arguments.local.passthrough,
+        prefetch: arguments.local.prefetch,
     })
 }
 

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::client;
 use crate::config::Environment;
 use crate::error::Result;
 use crate::mount::{self, Readiness, Unmounted};
@@ -32,6 +33,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             run_umount(&arguments, &environment)
         }
         Ok(args::Arguments { command: args::Command::Profile(command) }) => profile::run(&command),
+        Ok(args::Arguments { command: args::Command::Prefetch(arguments) }) => {
+            return client::prefetch(&arguments.paths);
+        }
+        Ok(args::Arguments { command: args::Command::Evict(arguments) }) => {
+            return client::evict(&arguments.paths);
+        }
+        Ok(args::Arguments { command: args::Command::Status(arguments) }) => {
+            client::status(&arguments.mountpoint, arguments.json)
+        }
         Err(error) => {
             // Help and version come this way too, with code 0; a closed terminal is no failure of ours.
             let _ = error.print();

@@ -36,6 +36,8 @@ pub struct Config {
     pub access: AccessConfig,
     /// Whether the kernel may read complete images past this process.
     pub passthrough: Passthrough,
+    /// When whole images are fetched that nobody asked for.
+    pub prefetch: Prefetch,
 }
 
 /// Whether the kernel may read complete, verified images from the cache itself.
@@ -46,6 +48,16 @@ pub enum Passthrough {
     Auto,
     /// Never.
     Off,
+}
+
+/// When whole images are fetched that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefetch {
+    /// Never.
+    #[default]
+    Off,
+    /// While they are open, behind those who read.
+    Open,
 }
 
 /// How to get a token and the address of Glance.

@@ -1,7 +1,6 @@
 //! The texts under `.glancefs`: status, errors, metrics and records.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -40,10 +39,9 @@ impl Events {
 }
 
 impl ImageFs {
-    /// The text behind a node of `.glancefs`.
+    /// The text behind a node of `.glancefs`, except the status, which looks at the disk.
     pub(super) fn text(&self, node: &Node) -> Result<Bytes> {
         match node {
-            Node::Status => Ok(self.status().into()),
             Node::Errors => Ok(self.events.text().into()),
             Node::Metrics => Ok(metrics::text(self.layers.cache.counters(), &self.opens).into()),
             Node::Record(id) => {
@@ -55,31 +53,12 @@ impl ImageFs {
         }
     }
 
-    fn status(&self) -> String {
-        let catalog = &self.layers.catalog;
-        let mut text = String::new();
-        let mut line = |key: &str, value: &dyn std::fmt::Display| {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{key}: {value}");
-        };
-        line("version", &env!("CARGO_PKG_VERSION"));
-        line("cloud", &self.layers.service.cloud_key());
-        line("project", &self.layers.service.project_id().unwrap_or("unknown"));
-        line("images", &catalog.snapshot().len());
-        line(
-            "list",
-            &match (catalog.is_failing(), catalog.is_stale()) {
-                (true, _) => "the last good one: the servers do not answer",
-                (false, true) => "older than its TTL",
-                (false, false) => "fresh",
-            },
-        );
-        line("open files", &self.handles.len());
-        line("complete images", &lock(&self.way));
-        line("being written", &lock(&self.drafts).len());
-        line("access", &if self.access.read_only { "read-only" } else { "read and create" });
-        line("delete", &if self.access.allow_delete { "allowed" } else { "refused" });
-        line("overwrite", &if self.access.allow_overwrite { "allowed" } else { "refused" });
-        text
+    /// The text behind any node of `.glancefs`.
+    pub(super) async fn full_text(&self, node: &Node) -> Result<Bytes> {
+        match node {
+            Node::Status => Ok(self.status().await?.to_string().into()),
+            Node::StatusJson => self.status().await?.json(),
+            _ => self.text(node),
+        }
     }
 }

@@ -3,11 +3,9 @@
 use super::xattr::{self, LOCAL, LOCAL_NAMES, PROFILE, Record};
 use super::{ImageFs, Ino, Node, lock};
 use crate::blocking::blocking;
-use crate::cache::Verified;
 use crate::error::{Error, Kind, Result};
 use crate::fs::handle::Handle;
 use crate::glance::Image;
-use crate::source::SourceKind;
 
 impl ImageFs {
     /// The value of one extended attribute.
@@ -87,7 +85,7 @@ impl ImageFs {
                     Some(cached) => cached.source_kind(),
                     None => self.layers.sources.kind_of(image),
                 };
-                Some(source_word(kind).to_owned())
+                Some(kind.word().to_owned())
             }
             "cached_bytes" => Some(match cached {
                 Some(cached) => cached.cached_bytes().to_string(),
@@ -98,7 +96,7 @@ impl ImageFs {
                     Some(cached) => cached.verified(),
                     None => self.look_into_cache(image, crate::cache::Cache::verified).await?,
                 };
-                Some(verified_word(verified).to_owned())
+                Some(verified.word().to_owned())
             }
             "last_error" => self.last_error(image),
             _ => None,
@@ -122,24 +120,5 @@ impl ImageFs {
             _ => None,
         };
         open.or_else(|| lock(&self.failures).peek(&image.id).cloned())
-    }
-}
-
-fn source_word(kind: SourceKind) -> &'static str {
-    match kind {
-        SourceKind::Unknown => "unknown",
-        SourceKind::Ranged => "ranged",
-        SourceKind::Streamed => "streamed",
-    }
-}
-
-fn verified_word(verified: Verified) -> &'static str {
-    match verified {
-        Verified::None => "none",
-        Verified::Pending => "pending",
-        Verified::Md5 => "md5",
-        Verified::Sha512 => "sha512",
-        Verified::Multihash => "multihash",
-        Verified::Failed => "failed",
     }
 }

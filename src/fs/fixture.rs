@@ -74,7 +74,7 @@ impl Fixture {
         let sources = Sources::new(dynamic.clone(), &http);
         let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
         let layers = Layers { service: dynamic, catalog, cache, sources, readers, uploads };
-        let fs = ImageFs::new(layers, access);
+        let fs = ImageFs::new(layers, access, Prefetch::Off);
         Self { fs, service, folder }
     }
 }

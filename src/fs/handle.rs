@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 
 use super::draft::DraftHandle;
+use super::whole::Wanted;
 use super::{FileKind, Ino, Node};
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
@@ -38,7 +39,7 @@ impl DirEntry {
 /// What a handle is open on.
 pub(super) enum Handle {
     /// An image, for reading.
-    Image { reader: Box<Reader>, image: Arc<Image> },
+    Image { reader: Box<Reader>, image: Arc<Image>, wanted: Wanted },
     /// A file that is being written.
     Draft(DraftHandle),
     /// A text of ours, as it was when it was opened.

@@ -23,6 +23,8 @@ impl Ino {
     pub const ERRORS: Self = Self(6);
     /// `.glancefs/metrics`
     pub const METRICS: Self = Self(7);
+    /// `.glancefs/status.json`
+    pub const STATUS_JSON: Self = Self(8);
 
     /// Numbers below are for fixed files.
     const FIRST_DERIVED: u64 = 256;
@@ -54,6 +56,8 @@ pub enum Node {
     Errors,
     /// `.glancefs/metrics`
     Metrics,
+    /// `.glancefs/status.json`
+    StatusJson,
     /// `.glancefs/images/<id>.json`
     Record(ImageId),
     /// An image, or one that is being written.
@@ -75,6 +79,7 @@ impl Node {
             Self::Status => Ino::STATUS,
             Self::Errors => Ino::ERRORS,
             Self::Metrics => Ino::METRICS,
+            Self::StatusJson => Ino::STATUS_JSON,
             Self::Image(id) => Ino::derived(b'i', id),
             Self::Record(id) => Ino::derived(b'r', id),
         }
@@ -89,6 +94,7 @@ impl Node {
             Ino::STATUS => Self::Status,
             Ino::ERRORS => Self::Errors,
             Ino::METRICS => Self::Metrics,
+            Ino::STATUS_JSON => Self::StatusJson,
             _ => return None,
         })
     }

@@ -71,6 +71,7 @@ impl ImageFs {
             }
             Node::Control => match name {
                 "status" => Node::Status,
+                "status.json" => Node::StatusJson,
                 "errors" => Node::Errors,
                 "metrics" => Node::Metrics,
                 "images" => Node::Records,
@@ -172,7 +173,10 @@ impl ImageFs {
     fn describe(&self, node: &Node, ino: Ino) -> Result<Attr> {
         Ok(match node {
             directory if directory.is_directory() => self.attributes.directory(ino),
-            Node::Status | Node::Errors | Node::Metrics | Node::Record(_) => {
+            // Its length shows when it is read, as in /proc: to tell it, the cache folder would have to be
+            // looked at, and a look at a name must not wait for the disk.
+            Node::Status | Node::StatusJson => self.attributes.text(ino, 0),
+            Node::Errors | Node::Metrics | Node::Record(_) => {
                 let text = self.text(node)?;
                 self.attributes.text(ino, text.len() as u64)
             }
@@ -278,6 +282,7 @@ impl ImageFs {
                 entry("images".into(), Node::Records),
                 entry("metrics".into(), Node::Metrics),
                 entry("status".into(), Node::Status),
+                entry("status.json".into(), Node::StatusJson),
             ],
             _ => return Err(Error::new(Kind::NotDirectory, "not a directory")),
         };

@@ -20,9 +20,11 @@ mod mode;
 mod model_test;
 mod names;
 mod open;
+mod status;
 #[cfg(test)]
 mod tests;
 mod view;
+mod whole;
 mod write;
 mod xattr;
 
@@ -45,7 +47,7 @@ pub use write::NewAttributes;
 
 use crate::cache::{Cache, ContentIdentity, Mismatch};
 use crate::catalog::Catalog;
-use crate::config::AccessConfig;
+use crate::config::{AccessConfig, Prefetch};
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, ImageService};
 use crate::metrics::OpenCounters;
@@ -59,6 +61,7 @@ use control::Events;
 use draft::DraftFile;
 use handle::Handles;
 use inode::Inodes;
+use whole::Fills;
 
 /// Names that were just asked for in vain, and for how long that is believed: a shell that looks
 /// for one file in many ways must not cost a request each time; a new image still opens at once.
@@ -99,6 +102,8 @@ pub struct Layers {
 pub struct ImageFs {
     layers: Layers,
     access: AccessConfig,
+    prefetch: Prefetch,
+    fills: Fills,
     attributes: Attributes,
     view: Mutex<Arc<View>>,
     inodes: Mutex<Inodes>,
@@ -121,8 +126,8 @@ pub struct ImageFs {
 }
 
 impl ImageFs {
-    /// The files of `layers`, as `access` wants them.
-    pub fn new(layers: Layers, access: AccessConfig) -> Arc<Self> {
+    /// The files of `layers`, as `access` wants them; `prefetch` says when they are read unasked.
+    pub fn new(layers: Layers, access: AccessConfig, prefetch: Prefetch) -> Arc<Self> {
         let attributes = Attributes::new(access.clone(), layers.catalog.ttl());
         let events = Arc::new(Events::default());
         let told = Arc::clone(&events);
@@ -132,6 +137,8 @@ impl ImageFs {
         }
         Arc::new(Self {
             access,
+            prefetch,
+            fills: Fills::default(),
             attributes,
             view: Mutex::default(),
             inodes: Mutex::default(),

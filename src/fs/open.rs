@@ -57,11 +57,11 @@ impl ImageFs {
         let node = self.node(ino)?;
         let id = match node {
             Node::Image(id) => id,
-            Node::Record(_) | Node::Status | Node::Errors | Node::Metrics => {
+            Node::Record(_) | Node::Status | Node::StatusJson | Node::Errors | Node::Metrics => {
                 if mode.write {
                     return Err(Error::new(Kind::NotPermitted, "this text cannot be written"));
                 }
-                let handle = self.handles.insert(Handle::Text(self.text(&node)?));
+                let handle = self.handles.insert(Handle::Text(self.full_text(&node).await?));
                 return Ok(Opened { handle, direct_io: true });
             }
             _ => return Err(Error::new(Kind::IsDirectory, "a directory")),
@@ -93,7 +93,8 @@ impl ImageFs {
         readable(&image)?;
         let reader = self.reader(&image);
         reader.image().acquire();
-        let handle = self.handles.insert(Handle::Image { reader: Box::new(reader), image });
+        let wanted = self.wanted(&image, &reader);
+        let handle = self.handles.insert(Handle::Image { reader: Box::new(reader), image, wanted });
         Ok(Opened { handle, direct_io: false })
     }
 
@@ -118,7 +119,7 @@ impl ImageFs {
     /// `Io` and `ServerError` when the bytes could not be had.
     pub async fn read(&self, handle: HandleId, range: ByteRange) -> Result<Bytes> {
         match &*self.handles.get(handle)? {
-            Handle::Image { reader, image } => self.read_image(reader, image, range).await,
+            Handle::Image { reader, image, .. } => self.read_image(reader, image, range).await,
             Handle::Draft(open) => {
                 let draft = open.file.draft();
                 let spool = Arc::clone(&draft);

@@ -26,9 +26,10 @@ use super::convert::{GENERATION, file_attr, file_type, ino, open_mode};
 use super::errno::errno;
 use super::passthrough::Passthrough;
 use super::process::{self, ProcessWatch};
-use crate::cache::Backing;
+use crate::cache::{Backing, Evicted};
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Attr, HandleId, ImageFs, NewAttributes, OpenMode, Opened};
+use crate::fs::{Attr, HandleId, ImageFs, Ino, NewAttributes, OpenMode, Opened};
+use crate::ioctl::{self, Eviction};
 use crate::units::ByteRange;
 
 /// Reads the kernel may have under way for one mount (its default is 12): with 10 ms a request, 64
@@ -133,6 +134,13 @@ fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr>) {
 fn reply_empty(reply: ReplyEmpty) -> impl FnOnce(Result<()>) {
     move |result| match result {
         Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_ioctl(reply: ReplyIoctl) -> impl FnOnce(Result<Vec<u8>>) {
+    move |result| match result {
+        Ok(answer) => reply.ioctl(0, &answer),
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -574,16 +582,39 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _request: &Request,
-        _number: INodeNo,
-        _open: FileHandle,
+        request: &Request,
+        number: INodeNo,
+        open: FileHandle,
         _flags: fuser::IoctlFlags,
-        _command: u32,
-        _input: &[u8],
+        command: u32,
+        input: &[u8],
         _output: u32,
         reply: ReplyIoctl,
     ) {
-        // `qemu-img info` asks for FS_IOC_FSGETXATTR, block tools for BLKSSZGET: not here.
-        reply.error(Errno::ENOTTY);
+        let (fs, open) = (Arc::clone(&self.fs), handle(open));
+        match ioctl::Opcode::from(command) {
+            ioctl::PREFETCH => {
+                let call = async move { fs.prefetch(open).map(|()| Vec::new()) };
+                self.answer("prefetch", number, call, reply_ioctl(reply));
+            }
+            ioctl::PROGRESS => {
+                let call = async move { Ok(fs.prefetch_progress(open).await?.encode().to_vec()) };
+                self.answer("prefetch_progress", number, call, reply_ioctl(reply));
+            }
+            ioctl::EVICT => {
+                let Ok(question) = input.try_into().map(Eviction::decode) else {
+                    reply.error(Errno::EINVAL);
+                    return;
+                };
+                let by = request.uid();
+                let call = async move {
+                    let Evicted { freed, left } = fs.evict(Ino(question.ino), by).await?;
+                    Ok(Eviction { freed, left, ..question }.encode().to_vec())
+                };
+                self.answer_in_its_time("evict", number, call, reply_ioctl(reply));
+            }
+            // `qemu-img info` asks for FS_IOC_FSGETXATTR, block tools for BLKSSZGET: not here.
+            _ => reply.error(Errno::ENOTTY),
+        }
     }
 }

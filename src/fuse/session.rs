@@ -133,7 +133,7 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
     let layers =
         Layers { service, catalog: Arc::clone(&catalog), cache, sources, readers, uploads: uploads.clone() };
-    Ok((ImageFs::new(layers, config.access.clone()), catalog, uploads))
+    Ok((ImageFs::new(layers, config.access.clone(), config.prefetch), catalog, uploads))
 }
 
 /// Adds what to do to the failure of the first listing.

@@ -44,6 +44,17 @@ pub enum SourceKind {
     Streamed,
 }
 
+impl SourceKind {
+    /// As `user.glancefs.source` and the status write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Ranged => "ranged",
+            Self::Streamed => "streamed",
+        }
+    }
+}
+
 /// Whether somebody waits for a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
@@ -117,6 +128,19 @@ impl Sources {
     /// How images of the store of `image` are served, as far as it was seen (for xattrs).
     pub fn kind_of(&self, image: &Image) -> SourceKind {
         self.shared.known(image.stores.as_deref().unwrap_or(DEFAULT_STORE))
+    }
+
+    /// Every store that was asked so far, by name, and how its images are served.
+    pub fn stores(&self) -> Vec<(Box<str>, SourceKind)> {
+        let stores = self.shared.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = stores.iter().map(|(name, kind)| (name.clone(), *kind)).collect();
+        all.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        all
+    }
+
+    /// Transfers open now, and how many there may be.
+    pub fn transfers(&self) -> (usize, usize) {
+        self.shared.slots.in_use()
     }
 
     /// The source of `image`, which should be active: its size is known then.

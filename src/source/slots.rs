@@ -13,6 +13,7 @@ use super::Urgency;
 
 /// The connections for image data.
 pub(super) struct Slots {
+    count: usize,
     all: Arc<Semaphore>,
     /// Fewer than `all`: what prefetch can never take is there for demand at once.
     prefetch: Arc<Semaphore>,
@@ -32,10 +33,16 @@ impl Slots {
         let count = count.clamp(1, Semaphore::MAX_PERMITS);
         let for_prefetch = count.saturating_sub(2).max(1);
         Self {
+            count,
             all: Arc::new(Semaphore::new(count)),
             prefetch: Arc::new(Semaphore::new(for_prefetch)),
             patience,
         }
+    }
+
+    /// Connections in use, and how many there may be.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        (self.count.saturating_sub(self.all.available_permits()), self.count)
     }
 
     /// A connection: at once or `Busy` for prefetch, after a bounded wait for demand.
@@ -70,6 +77,7 @@ mod tests {
         let slots = Slots::new(4, Duration::from_millis(20));
         let _one = slots.take(Urgency::Prefetch).await.unwrap();
         let _two = slots.take(Urgency::Prefetch).await.unwrap();
+        assert_eq!(slots.in_use(), (2, 4));
         let third = slots.take(Urgency::Prefetch).await;
         assert_eq!(third.err().map(|error| error.kind()), Some(Kind::Busy));
         let _three = slots.take(Urgency::Demand).await.unwrap();

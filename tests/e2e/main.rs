@@ -26,4 +26,5 @@ mod status;
 mod tls;
 mod tools;
 mod uploading;
+mod whole;
 mod xattrs;

@@ -80,6 +80,22 @@ pub(crate) fn evict(folder: &Folder, need: u64, tenants: &dyn Tenants) -> io::Re
     Ok(Some(freed))
 }
 
+/// Frees every block of one image and tells how many bytes that were; `None`: somebody reads its data file
+/// past us, so nothing of it may be freed. Open images lose their blocks as well. The caller has the right
+/// to make room.
+pub(crate) fn evict_image(folder: &Folder, key: Key, tenants: &dyn Tenants) -> io::Result<Option<u64>> {
+    let Some(victim) = Victim::open(folder, key)? else {
+        let Some(data) = folder.open_image(key, Part::Data, OFlags::RDWR)? else { return Ok(Some(0)) };
+        // Not pinned: then its index is gone or damaged, and nobody believes a block of it.
+        return Ok(try_lock(&data, FlockOperation::NonBlockingLockExclusive)?.then_some(0));
+    };
+    let freed = victim.evict(|_| true, u64::MAX, tenants)?;
+    victim.punch(BlockRange::of_image(victim.size))?;
+    victim.remove_if_empty(folder)?;
+    folder.drop_dangling_aliases()?;
+    Ok(Some(freed))
+}
+
 /// The age at which the bytes of all extents at least as old reach `need`.
 fn cut(ages: &BTreeMap<u32, u64>, need: u64) -> Option<u32> {
     let mut sum = 0;

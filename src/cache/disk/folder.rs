@@ -157,6 +157,16 @@ impl Folder {
         self.replace(&self.content, &content.to_string(), image.to_string().as_bytes())
     }
 
+    /// Every content of which some image had a verified copy, in no order.
+    pub(crate) fn each_content(&self, mut visit: impl FnMut(Key)) -> io::Result<()> {
+        for entry in rustix::fs::Dir::read_from(&self.content)? {
+            if let Ok(content) = entry?.file_name().to_str().unwrap_or_default().parse() {
+                visit(content);
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets what is recorded of images that are no longer here.
     pub(crate) fn drop_dangling_aliases(&self) -> io::Result<()> {
         for entry in rustix::fs::Dir::read_from(&self.content)? {

@@ -51,6 +51,22 @@ impl Space {
         self.limit
     }
 
+    /// Bytes that all data files together occupy, counted now, and the most that they may: the limit, or
+    /// what the disk has beyond its floor when that is less. Waits for the disk.
+    pub(crate) fn occupied(&self, folder: &Folder) -> io::Result<(u64, u64)> {
+        let mut now = State::default();
+        now.count(folder)?;
+        let disk = folder.disk()?;
+        let most = now.used.saturating_add(disk.free.saturating_sub(self.floor(disk)));
+        Ok((now.used, most.min(self.limit)))
+    }
+
+    /// What was counted so far is no longer so: an image was evicted.
+    pub(crate) fn count_again(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.counted, state.disk, state.full_until) = (None, None, None);
+    }
+
     /// Asks to write `bytes`; makes room if it must. `false`: there is none, do not write.
     /// `freed` gets the bytes that were evicted.
     pub(crate) fn admit(

@@ -4,7 +4,7 @@ use clap::Parser;
 
 use super::*;
 use crate::cli::args::{Arguments, Command};
-use crate::config::Passthrough;
+use crate::config::{Passthrough, Prefetch};
 
 const NO_KEYSTONE: &[&str] = &["--os-auth-type=none", "--endpoint=http://glance:9292"];
 
@@ -45,6 +45,7 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!((config.cache.size, config.cache.free_floor_percent), (10 << 30, 5));
     assert_eq!(config.spool.size, None);
     assert_eq!(config.passthrough, Passthrough::Auto);
+    assert_eq!(config.prefetch, Prefetch::Off);
     assert_eq!(config.catalog.ttl, Duration::from_secs(60));
     assert_eq!((config.http.timeout, config.http.max_connections), (Duration::from_secs(60), 8));
     let access = config.access;

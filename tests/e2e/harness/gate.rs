@@ -1,9 +1,25 @@
 //! A way to a server that can be shut: what a client sees when the network or the server fails.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// The pause after each piece of [`PIECE`] bytes of a slow connection.
+const SLOWNESS: Duration = Duration::from_millis(20);
+const PIECE: usize = 64 * 1024;
+
+/// Copies until the end, with a pause after each piece.
+fn copy(from: &mut TcpStream, to: &mut TcpStream, pause: Duration) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        match from.read(&mut piece)? {
+            0 => return Ok(()),
+            count => to.write_all(&piece[..count])?,
+        }
+        std::thread::sleep(pause);
+    }
+}
 
 /// What becomes of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +28,8 @@ enum State {
     Open,
     /// They are closed at once, also those that were open.
     Shut,
+    /// They reach the server, and answers come slowly.
+    Slow,
     /// They are accepted, and nothing is ever answered.
     Silent,
     /// The gate is being taken down.
@@ -41,7 +59,8 @@ impl Gate {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 match *shared.state.lock().unwrap_or_else(PoisonError::into_inner) {
-                    State::Open => drop(shared.connect(client)),
+                    State::Open => drop(shared.connect(client, Duration::ZERO)),
+                    State::Slow => drop(shared.connect(client, SLOWNESS)),
                     State::Shut => drop(client),
                     State::Silent => shared.keep(&client),
                     State::Gone => return,
@@ -70,6 +89,11 @@ impl Gate {
     /// Connections reach the server again.
     pub fn open(&self) {
         self.set(State::Open);
+    }
+
+    /// Connections reach the server again, and each brings about 3 MB a second.
+    pub fn slow(&self) {
+        self.set(State::Slow);
     }
 
     /// The server seems to have died: connections break, new ones too.
@@ -103,7 +127,7 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).extend(connection.try_clone());
     }
 
-    fn connect(&self, client: TcpStream) -> io::Result<()> {
+    fn connect(&self, client: TcpStream, pause: Duration) -> io::Result<()> {
         let address = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let server = TcpStream::connect(address)?;
         for (from, to) in [(&client, &server), (&server, &client)] {
@@ -111,7 +135,7 @@ impl Shared {
             self.keep(from);
             let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
             std::thread::spawn(move || {
-                let _ = io::copy(&mut from, &mut to);
+                let _ = copy(&mut from, &mut to, pause);
                 let _ = to.shutdown(Shutdown::Write);
             });
         }

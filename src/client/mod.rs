@@ -1,0 +1,58 @@
+//! The commands that work on a mount from outside: `prefetch`, `evict` and `status`.
+//!
+//! They are ordinary programs to the daemon: they open files, read them and send the ioctls of
+//! [`crate::ioctl`]. Several paths are done one after another; a failure is told with its path and does not
+//! keep the others from being done.
+
+mod evict;
+mod file;
+mod prefetch;
+mod progress;
+mod status;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::error::Error;
+
+pub use evict::evict;
+pub use prefetch::prefetch;
+pub use status::status;
+
+/// What became of the paths of one command.
+#[derive(Debug, Default)]
+struct Tally {
+    done: usize,
+    failed: usize,
+}
+
+impl Tally {
+    fn count(&mut self, path: &Path, outcome: Result<(), Error>) {
+        match outcome {
+            Ok(()) => self.done += 1,
+            Err(error) => {
+                self.failed += 1;
+                eprintln!("glancefs: {}: {error}", path.display());
+            }
+        }
+    }
+
+    /// Sums several paths up, and gives the exit code.
+    fn finish(self, done: &str) -> ExitCode {
+        let Self { done: count, failed } = self;
+        if count + failed > 1 {
+            match failed {
+                0 => say(format_args!("{count} images {done}")),
+                _ => say(format_args!("{count} of {} images {done}, {failed} failed", count + failed)),
+            }
+        }
+        if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// A line on standard output. Nobody reading it is no failure of ours.
+fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
