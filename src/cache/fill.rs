@@ -69,8 +69,12 @@ impl CachedImage {
             // A task of its own: readers who joined keep it when this fill is dropped.
             let run = transfer::run(Arc::clone(self), ticket, Urgency::Prefetch, held);
             match self.core().runtime.spawn(run).await {
-                // Never twice, also when neither memory nor disk could keep it.
-                Ok(Ok(())) => blocks.start = end,
+                Ok(Ok(())) => {
+                    // Memory is for what is read; this is on disk, and in its page cache for a while.
+                    self.let_pass(BlockRange { end, ..blocks }.bytes(self.size()));
+                    // Never twice, also when neither memory nor disk could keep it.
+                    blocks.start = end;
+                }
                 Ok(Err(error)) if error.kind() == Kind::Busy => tokio::time::sleep(PAUSE).await,
                 Ok(Err(error)) => return Err(error),
                 // The runtime is shutting down.

@@ -22,6 +22,7 @@ async fn a_complete_image_is_on_disk_and_each_byte_came_once() {
     image.complete(AT_ONCE).await.unwrap();
     assert_eq!(image.proof().await.unwrap(), Verified::Sha512);
     assert_eq!((fetched(&source), image.cached_bytes()), (id.size, id.size));
+    assert_eq!(cache.memory().0, 0, "memory is for what is read");
     image.complete(AT_ONCE).await.unwrap();
     assert_eq!(fetched(&source), id.size);
     let held = cache.holdings([("it", id.clone()), ("another", identity(2, MIB))]).unwrap();
