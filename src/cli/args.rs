@@ -18,7 +18,7 @@ Examples:
   glancefs mount --os-cloud mycloud /mnt/images     a cloud of clouds.yaml
   . ./openrc.sh; glancefs mount /mnt/images         OS_* variables
   glancefs mount --os-auth-type none --endpoint http://glance:9292 /mnt/images
-  glancefs prefetch /mnt/images/debian.qcow2
+  glancefs prefetch /mnt/images/debian-12.qcow2
   glancefs status /mnt/images
   glancefs umount /mnt/images
   glancefs profile export /mnt/images/debian.qcow2 | ssh host2 glancefs profile import /mnt/images/debian.qcow2";
@@ -206,17 +206,17 @@ pub struct LocalArguments {
     pub prefetch: Prefetch,
 }
 
-fn prefetch() -> impl TypedValueParser<Value = Prefetch> {
-    PossibleValuesParser::new(["off", "open"]).map(|word| match word.as_str() {
-        "open" => Prefetch::Open,
-        _ => Prefetch::Off,
-    })
-}
-
 fn passthrough() -> impl TypedValueParser<Value = Passthrough> {
     PossibleValuesParser::new(["auto", "off"]).map(|word| match word.as_str() {
         "off" => Passthrough::Off,
         _ => Passthrough::Auto,
+    })
+}
+
+fn prefetch() -> impl TypedValueParser<Value = Prefetch> {
+    PossibleValuesParser::new(["off", "open"]).map(|word| match word.as_str() {
+        "open" => Prefetch::Open,
+        _ => Prefetch::Off,
     })
 }
 

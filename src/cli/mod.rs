@@ -32,6 +32,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args::Arguments { command: args::Command::Umount(arguments) }) => {
             run_umount(&arguments, &environment)
         }
+        Ok(args::Arguments { command: args::Command::Profile(command) }) => profile::run(&command),
         Ok(args::Arguments { command: args::Command::Prefetch(arguments) }) => {
             return client::prefetch(&arguments.paths);
         }
@@ -41,7 +42,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args::Arguments { command: args::Command::Status(arguments) }) => {
             client::status(&arguments.mountpoint, arguments.json)
         }
-        Ok(args::Arguments { command: args::Command::Profile(command) }) => profile::run(&command),
         Err(error) => {
             // Help and version come this way too, with code 0; a closed terminal is no failure of ours.
             let _ = error.print();

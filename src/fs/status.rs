@@ -27,7 +27,7 @@ pub(super) struct Status {
     images: usize,
     list: &'static str,
     open_files: usize,
-    /// How the kernel reads complete, verified images.
+    /// How the kernel reads complete images.
     complete_images: String,
     being_written: usize,
     access: &'static str,
