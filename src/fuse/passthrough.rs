@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::cache::{Backing, Key};
 use crate::config;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::fs::{Bypass, ImageFs, Ino, Modes, OpenMode, Opened};
 
 /// File systems below ours: 1 is a plain one. With 2 the cache could be on an overlayfs, but none could
@@ -33,6 +33,10 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 /// How often files are given back that are no longer open. A file that is opened again and again stays
 /// registered; one that is done with can be evicted within two periods.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+/// How often, and how long after each other, the kernel is asked to forget what somebody waits for. It needs one
+/// round to be told and one to be seen to have done it; a second in all is for a busy machine.
+const LET_GO_TRIES: u32 = 10;
+const LET_GO_PAUSE: Duration = Duration::from_millis(100);
 
 /// How the open files of a mount are read.
 pub(super) struct Passthrough {
@@ -173,6 +177,24 @@ impl Passthrough {
     /// RELEASE: the kernel no longer counts a handle.
     pub(super) fn closed(&self, ino: Ino) {
         self.modes().close(ino);
+    }
+
+    /// Tries what wants a file that may be held for the kernel, while the kernel lets go of those that are closed.
+    ///
+    /// # Errors
+    /// Those of `attempt`; `Busy` when it is read still.
+    pub(super) async fn let_go_until<T, F: Future<Output = Result<T>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T> {
+        for _ in 0..LET_GO_TRIES {
+            match attempt().await {
+                Err(error) if error.kind() == Kind::Busy => self.sweep(),
+                outcome => return outcome,
+            }
+            tokio::time::sleep(LET_GO_PAUSE).await;
+        }
+        attempt().await
     }
 
     /// Gives files back that nothing reads any more: they may be evicted then.
