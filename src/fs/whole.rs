@@ -191,33 +191,36 @@ impl ImageFs {
         Ok(Progress { stage, size: image.size.unwrap_or(0), cached, text })
     }
 
-    /// The image with this number, which the user `by` may drop from the cache: the mount's owner and root may.
+    /// The image with this number, which the user `by` wants dropped from the cache: the mount's owner or root.
     ///
     /// # Errors
-    /// `NotPermitted`; `Invalid`: no image has this number; `Busy`: it is being written.
-    pub async fn evictable(&self, ino: Ino, by: u32) -> Result<Arc<Image>> {
+    /// `NotPermitted`; `Invalid`: no image has this number.
+    pub fn evictable(&self, ino: Ino, by: u32) -> Result<ImageId> {
         if by != 0 && by != rustix::process::geteuid().as_raw() {
             let why = "only the user who mounted and root may drop images from the cache";
             return Err(Error::new(Kind::NotPermitted, why));
         }
-        let Node::Image(id) = self.node(ino)? else { return Err(no_image()) };
-        if self.draft(&id).is_some() {
-            return Err(Error::new(Kind::Busy, "the image is being written"));
+        match self.node(ino)? {
+            Node::Image(id) => Ok(id),
+            _ => Err(no_image()),
         }
-        self.image(&id).await
     }
 
-    /// Drops what is cached of an image, and ends what fills it. The kernel is told to drop it as well, shortly
-    /// after. Who reads the image through us goes on, from the server.
+    /// Drops what is cached of an image. The kernel is told to drop it as well, shortly after. Who reads the
+    /// image goes on, from the server.
     ///
     /// # Errors
-    /// `Busy`: programs read it past us; those of the cache disk.
-    pub async fn evict(&self, image: &Image) -> Result<Evicted> {
-        self.fills.stop(&image.id);
-        let evicted = self.layers.cache.evict(&self.identity(image)).await?;
-        info!(image = %image.id, freed = evicted.freed, "evicted");
-        let ino = lock(&self.inodes).number(&Node::Image(image.id.clone()));
+    /// `Busy`: it is being written, or programs read it past us; those of the cache disk.
+    pub async fn evict(&self, id: &ImageId) -> Result<Evicted> {
+        if self.draft(id).is_some() {
+            return Err(Error::new(Kind::Busy, "the image is being written"));
+        }
+        let image = self.image(id).await?;
+        self.fills.stop(id);
+        let evicted = self.layers.cache.evict(&self.identity(&image)).await?;
+        info!(image = %id, freed = evicted.freed, "evicted");
         // Nobody listening is fine: the mount is ending.
+        let ino = lock(&self.inodes).number(&Node::Image(id.clone()));
         let _ = self.invalidate.send(Invalidation::Data(ino));
         Ok(evicted)
     }

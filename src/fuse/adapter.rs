@@ -606,9 +606,11 @@ impl Filesystem for Adapter {
                     reply.error(Errno::EINVAL);
                     return;
                 };
-                let (by, passthrough) = (request.uid(), Arc::clone(&self.passthrough));
+                let by = request.uid();
+                let passthrough = Arc::clone(&self.passthrough);
                 let call = async move {
-                    let Evicted { freed, left } = passthrough.evict(Ino(question.ino), by).await?;
+                    let id = fs.evictable(Ino(question.ino), by)?;
+                    let Evicted { freed, left } = passthrough.let_go_until(|| fs.evict(&id)).await?;
                     Ok(Eviction { freed, left, ..question }.encode().to_vec())
                 };
                 self.answer_in_its_time("evict", number, call, reply_ioctl(reply));

@@ -16,7 +16,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::thread::{CapabilitySet, capabilities};
 use tracing::{debug, info, warn};
 
-use crate::cache::{Backing, Evicted, Key};
+use crate::cache::{Backing, Key};
 use crate::config;
 use crate::error::{Kind, Result};
 use crate::fs::{Bypass, ImageFs, Ino, Modes, OpenMode, Opened};
@@ -33,10 +33,10 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 /// How often files are given back that are no longer open. A file that is opened again and again stays
 /// registered; one that is done with can be evicted within two periods.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
-
-/// How long an eviction waits for the kernel to let go of a file: whoever asked for it cannot be interrupted.
-const EVICT_LOOKS: u32 = 10;
-const EVICT_PAUSE: Duration = Duration::from_millis(100);
+/// How often, and how long after each other, the kernel is asked to forget what somebody waits for. It needs one
+/// round to be told and one to be seen to have done it; a second in all is for a busy machine.
+const LET_GO_TRIES: u32 = 10;
+const LET_GO_PAUSE: Duration = Duration::from_millis(100);
 
 /// How the open files of a mount are read.
 pub(super) struct Passthrough {
@@ -179,22 +179,22 @@ impl Passthrough {
         self.modes().close(ino);
     }
 
-    /// Drops an image from the cache at the word of the user `by`. Its file may still be registered after the
-    /// last close; so the kernel is asked to let go of it, and has a moment for that.
+    /// Tries what wants a file that may be held for the kernel, while the kernel lets go of those that are closed.
     ///
     /// # Errors
-    /// Those of [`ImageFs::evictable`] and [`ImageFs::evict`].
-    pub(super) async fn evict(&self, ino: Ino, by: u32) -> Result<Evicted> {
-        // By its number it cannot be found any more once the kernel has forgotten it.
-        let image = self.fs.evictable(ino, by).await?;
-        for _ in 1..EVICT_LOOKS {
-            self.sweep();
-            match self.fs.evict(&image).await {
-                Err(error) if error.kind() == Kind::Busy => tokio::time::sleep(EVICT_PAUSE).await,
+    /// Those of `attempt`; `Busy` when it is read still.
+    pub(super) async fn let_go_until<T, F: Future<Output = Result<T>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T> {
+        for _ in 0..LET_GO_TRIES {
+            match attempt().await {
+                Err(error) if error.kind() == Kind::Busy => self.sweep(),
                 outcome => return outcome,
             }
+            tokio::time::sleep(LET_GO_PAUSE).await;
         }
-        self.fs.evict(&image).await
+        attempt().await
     }
 
     /// Gives files back that nothing reads any more: they may be evicted then.
