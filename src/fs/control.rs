@@ -6,9 +6,10 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 
-use super::{ImageFs, Node, lock, xattr};
+use super::{ImageFs, Node, lock};
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
+use crate::units::ImageId;
 
 /// Lines that `.glancefs/errors` keeps: enough for a bad night, small enough to read.
 const LINES_KEPT: usize = 200;
@@ -40,17 +41,20 @@ impl Events {
 }
 
 impl ImageFs {
-    /// The text behind a node of `.glancefs`.
+    /// The record of an image as text, ending in a newline.
+    pub(super) async fn record_text(&self, id: &ImageId) -> Result<Bytes> {
+        let image = self.known_image(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
+        let mut text = self.layers.catalog.record(&image).await?.into_string();
+        text.push('\n');
+        Ok(text.into())
+    }
+
+    /// The text behind a node of `.glancefs` that is made anew at each look.
     pub(super) fn text(&self, node: &Node) -> Result<Bytes> {
         match node {
             Node::Status => Ok(self.status().into()),
             Node::Errors => Ok(self.events.text().into()),
             Node::Metrics => Ok(metrics::text(self.layers.cache.counters()).into()),
-            Node::Record(id) => {
-                let image =
-                    self.known_image(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
-                xattr::shown_record(&image).map(Bytes::from)
-            }
             _ => Err(Error::new(Kind::IsDirectory, "not a text")),
         }
     }

@@ -17,7 +17,6 @@ mod inode;
 mod lookup;
 #[cfg(test)]
 mod model_test;
-mod names;
 mod open;
 #[cfg(test)]
 mod tests;
@@ -38,7 +37,7 @@ pub use handle::{DirEntry, HandleId};
 pub use inode::{Ino, Node};
 pub use lookup::{Entry, Statistics};
 pub use open::{OpenMode, Opened};
-pub use view::{Invalidation, View};
+pub use view::Invalidation;
 pub use write::NewAttributes;
 
 use crate::cache::{Cache, ContentIdentity, Mismatch};
@@ -94,7 +93,6 @@ pub struct ImageFs {
     layers: Layers,
     access: AccessConfig,
     attributes: Attributes,
-    view: Mutex<Arc<View>>,
     inodes: Mutex<Inodes>,
     handles: Handles,
     /// Files that are being written, by the id they will have.
@@ -121,7 +119,6 @@ impl ImageFs {
         Arc::new(Self {
             access,
             attributes,
-            view: Mutex::default(),
             inodes: Mutex::default(),
             handles: Handles::default(),
             drafts: Mutex::default(),

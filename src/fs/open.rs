@@ -51,7 +51,11 @@ impl ImageFs {
                 if mode.write {
                     return Err(Error::new(Kind::NotPermitted, "this text cannot be written"));
                 }
-                let handle = self.handles.insert(Handle::Text(self.text(&node)?));
+                let text = match &node {
+                    Node::Record(id) => self.record_text(id).await?,
+                    _ => self.text(&node)?,
+                };
+                let handle = self.handles.insert(Handle::Text(text));
                 return Ok(Opened { handle, direct_io: true });
             }
             _ => return Err(Error::new(Kind::IsDirectory, "a directory")),

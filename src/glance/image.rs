@@ -1,8 +1,10 @@
 //! One image as Glance describes it, read without trusting the description.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::time::SystemTime;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
@@ -105,8 +107,85 @@ pub struct Image {
     pub protected: bool,
     /// The stores that hold the data (`stores`, comma separated), where the server says.
     pub stores: Option<Box<str>>,
-    /// The record as Glance gives it: a JSON object.
-    pub record: Box<str>,
+    /// The record as Glance gives it, without what must stay hidden.
+    pub record: RecordText,
+}
+
+/// Never kept and never shown: URLs of locations can hold the store's credentials (OSSN-0065).
+pub const SECRET_KEYS: [&str; 2] = ["locations", "direct_url"];
+
+/// The record of an image: a JSON object on one line, or, once the text was put away, what tells it from another.
+///
+/// A record has 1 to 2 KiB and may have megabytes: the list of images holds none, and has them in a file.
+#[derive(Debug, Clone)]
+pub struct RecordText {
+    text: Option<Box<str>>,
+    digest: u64,
+    len: u32,
+}
+
+impl RecordText {
+    fn new(text: Box<str>) -> Self {
+        // One answer of the server is far below 4 GiB.
+        let len = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        Self { digest: digest(&text), len, text: Some(text) }
+    }
+
+    /// The text, unless it was put away.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    /// Bytes of the text, also of one that was put away.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// The text is empty, which no record is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether `text` is this record.
+    pub fn is(&self, text: &str) -> bool {
+        self.len as usize == text.len() && self.digest == digest(text)
+    }
+
+    /// Hands out the text; from now on this only knows it by its digest.
+    pub fn put_away(&mut self) -> Option<Box<str>> {
+        self.text.take()
+    }
+}
+
+impl From<&str> for RecordText {
+    fn from(text: &str) -> Self {
+        Self::new(text.into())
+    }
+}
+
+impl PartialEq for RecordText {
+    fn eq(&self, other: &Self) -> bool {
+        (self.len, self.digest) == (other.len, other.digest)
+    }
+}
+
+/// Tells texts apart within one process. Two texts of one digest can be made, by whoever may write the record anyway.
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+/// The JSON object `json` on one line and without [`SECRET_KEYS`].
+fn keepable(json: &str) -> std::result::Result<RecordText, serde_json::Error> {
+    // A key may be written with escapes.
+    if json.contains("\\u") || SECRET_KEYS.iter().any(|key| json.contains(key)) {
+        let mut map: Map<String, Value> = serde_json::from_str(json)?;
+        map.retain(|key, _| !SECRET_KEYS.contains(&key.as_str()));
+        return Ok(RecordText::new(Value::Object(map).to_string().into()));
+    }
+    // Between the tokens only: a string of JSON holds no raw line break.
+    Ok(RecordText::new(json.replace(['\n', '\r'], " ").into()))
 }
 
 /// The attributes that behaviour depends on; all others stay in the record.
@@ -152,6 +231,9 @@ impl Image {
         let record: Attributes = serde_json::from_str(json).map_err(|error| {
             Error::new(Kind::ServerError, "an image record that cannot be read").with_source(error)
         })?;
+        let text = keepable(json).map_err(|error| {
+            Error::new(Kind::ServerError, "an image record that cannot be read").with_source(error)
+        })?;
         let id: ImageId = record.id.parse().map_err(|error: Error| {
             Error::new(Kind::ServerError, "an image record with an impossible id").with_source(error)
         })?;
@@ -182,7 +264,7 @@ impl Image {
             hash,
             protected: record.protected.unwrap_or(false),
             stores: record.stores,
-            record: json.into(),
+            record: text,
         })
     }
 }
@@ -242,8 +324,29 @@ mod tests {
         assert_eq!(image.hash, Some(MultiHash { algorithm: "sha512".into(), value: "cf83e1".into() }));
         assert!(image.protected);
         assert_eq!(image.stores.as_deref(), Some("file,file2"));
-        assert_eq!(&*image.record, json);
+        assert_eq!(image.record.text(), Some(json.replace('\n', " ").as_str()));
         assert_eq!(image.updated_at.duration_since(image.created_at).unwrap(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_record_that_was_put_away_is_known_by_its_digest() {
+        let mut image = Image::from_record(&record("")).unwrap();
+        let whole = image.clone();
+        let text = image.record.put_away().unwrap();
+        assert_eq!(image.record.text(), None);
+        assert_eq!(image, whole);
+        assert_eq!(image.record.len() as usize, text.len());
+        assert!(image.record.is(&text) && !image.record.is(&text.replace("active", "queued")));
+        assert_ne!(image, Image::from_record(&record(r#","os_distro":"debian""#)).unwrap());
+    }
+
+    #[test]
+    fn locations_are_not_kept() {
+        let image = Image::from_record(&record(
+            r#","locations":[{"url":"swift://user:key@host/x"}],"direct_url":"rbd://x","os_distro":"debian""#,
+        ));
+        let text = image.unwrap().record.put_away().unwrap();
+        assert!(text.contains("debian") && !text.contains("key@host") && !text.contains("rbd"), "{text}");
     }
 
     #[test]

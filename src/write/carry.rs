@@ -54,7 +54,10 @@ pub(super) fn attributes_of(old: &Image, project: Option<&str>) -> Result<Vec<(S
         Error::new(Kind::Integrity, format!("the record of image {} is not a JSON object", old.id))
             .with_source(error)
     };
-    let record: Map<String, Value> = serde_json::from_str(&old.record).map_err(damaged)?;
+    let text = old.record.text().ok_or_else(|| {
+        Error::new(Kind::Integrity, format!("the record of image {} is not at hand", old.id))
+    })?;
+    let record: Map<String, Value> = serde_json::from_str(text).map_err(damaged)?;
     let mut carried: Vec<(String, Value)> = record
         .into_iter()
         .filter(|(key, value)| {
