@@ -182,7 +182,7 @@ impl FileNames {
     ) {
         touched.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         for alike in touched.chunk_by(|one, other| one.name == other.name) {
-            let name: Name = alike.first().and_then(|image| image.name.as_deref()).map(Arc::from);
+            let name: Name = alike.first().and_then(|image| image.name.clone());
             let before = self.by_name.get(&name).cloned().unwrap_or_default();
             let ids: BTreeSet<&ImageId> = before.iter().chain(alike.iter().map(|image| &image.id)).collect();
             let has_name = |image: &&Image| image.name.as_deref() == name.as_deref();

@@ -61,7 +61,8 @@ pub(super) struct Refresher {
     spoilt: bool,
     /// The disk did not take records: said once in the log.
     failing: bool,
-    /// Refreshes since the last walk, and when that began.
+    /// Refreshes since the last walk, and when that ended: one that takes longer than its turn must not
+    /// be followed by the next at once.
     since_whole: u32,
     whole_at: Option<Instant>,
     /// The latest change that was seen.
@@ -120,7 +121,6 @@ impl Refresher {
         list: &Snapshot,
         schema: &Schema,
     ) -> Result<Found> {
-        let began = Instant::now();
         for _ in 0..=MOST_RESTARTS {
             if self.spoilt || self.writer.as_ref().is_none_or(Writer::is_worn) {
                 self.begin_file(schema).await;
@@ -128,7 +128,7 @@ impl Refresher {
             let end = self.end();
             let walked = self.walk_once(service, list).await;
             if let Ok(Some(found)) = walked {
-                (self.since_whole, self.whole_at) = (0, Some(began));
+                (self.since_whole, self.whole_at) = (0, Some(Instant::now()));
                 return Ok(found);
             }
             self.spoilt |= self.end() != end;

@@ -1,6 +1,8 @@
 //! One image as Glance describes it, read without trusting the description.
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::Deserialize;
@@ -71,7 +73,7 @@ impl Status {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MultiHash {
     /// `sha512` unless the site says otherwise.
-    pub algorithm: Box<str>,
+    pub algorithm: Arc<str>,
     /// Lower-case hexadecimal.
     pub value: Box<str>,
 }
@@ -82,7 +84,7 @@ pub struct Image {
     /// Exactly as Glance writes it.
     pub id: ImageId,
     /// `None`: the record says null.
-    pub name: Option<Box<str>>,
+    pub name: Option<Arc<str>>,
     /// What may be done with it now.
     pub status: Status,
     /// Bytes; known once data are there.
@@ -92,13 +94,13 @@ pub struct Image {
     /// When the record was last changed; the epoch when the server wrote nothing readable.
     pub updated_at: SystemTime,
     /// The owning project.
-    pub owner: Option<Box<str>>,
+    pub owner: Option<Arc<str>>,
     /// `public`, `private`, `shared` or `community`.
-    pub visibility: Box<str>,
+    pub visibility: Arc<str>,
     /// `raw`, `qcow2`, ...
-    pub disk_format: Option<Box<str>>,
+    pub disk_format: Option<Arc<str>>,
     /// `bare`, ...
-    pub container_format: Option<Box<str>>,
+    pub container_format: Option<Arc<str>>,
     /// MD5 of the data, lower-case hexadecimal; only of an image that has data (see `hash`).
     pub checksum: Option<Box<str>>,
     /// Only of an active or deactivated image: a refused upload leaves its hashes on a queued record.
@@ -106,7 +108,7 @@ pub struct Image {
     /// It cannot be deleted.
     pub protected: bool,
     /// The stores that hold the data (`stores`, comma separated), where the server says.
-    pub stores: Option<Box<str>>,
+    pub stores: Option<Arc<str>>,
     /// The record as Glance gives it, without what must stay hidden.
     pub record: RecordText,
 }
@@ -246,27 +248,47 @@ impl Image {
         let status = Status::from_name(&record.status);
         let has_data = matches!(status, Status::Active | Status::Deactivated);
         let hash = match (record.os_hash_algo, record.os_hash_value.and_then(hexadecimal)) {
-            (Some(algorithm), Some(value)) if has_data => Some(MultiHash { algorithm, value }),
+            (Some(algorithm), Some(value)) if has_data => {
+                Some(MultiHash { algorithm: shared(&algorithm), value })
+            }
             _ => None,
         };
         Ok(Self {
             created_at: time(&id, "created_at", record.created_at.as_deref()),
             updated_at: time(&id, "updated_at", record.updated_at.as_deref()),
             id,
-            name: record.name,
+            name: record.name.map(Arc::from),
             status,
             size,
-            owner: record.owner,
-            visibility: record.visibility.unwrap_or_default(),
-            disk_format: record.disk_format,
-            container_format: record.container_format,
+            owner: record.owner.as_deref().map(shared),
+            visibility: shared(record.visibility.as_deref().unwrap_or_default()),
+            disk_format: record.disk_format.as_deref().map(shared),
+            container_format: record.container_format.as_deref().map(shared),
             checksum: record.checksum.and_then(hexadecimal).filter(|_| has_data),
             hash,
             protected: record.protected.unwrap_or(false),
-            stores: record.stores,
+            stores: record.stores.as_deref().map(shared),
             record: text,
         })
     }
+}
+
+/// Words that are kept once; projects are the only ones that there can be many of.
+const SHARED_WORDS: usize = 4096;
+
+/// `word`, in memory once for all images that have it: formats, visibilities, owners.
+fn shared(word: &str) -> Arc<str> {
+    static WORDS: Mutex<BTreeSet<Arc<str>>> = Mutex::new(BTreeSet::new());
+    // Whole after each statement.
+    let mut words = WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = words.get(word) {
+        return Arc::clone(known);
+    }
+    let new: Arc<str> = word.into();
+    if words.len() < SHARED_WORDS {
+        words.insert(Arc::clone(&new));
+    }
+    new
 }
 
 /// Hash values are compared as text: only hexadecimal is one, in lower case.

@@ -85,7 +85,7 @@ pub(super) struct Formats {
 /// create` does). But a container other than `bare`, and formats without any mark in their content
 /// (kernels and ramdisks), are known to nobody but the person who set them.
 pub(super) fn formats(content: &Content, record: Option<&Image>) -> Formats {
-    let set = |value: &Option<Box<str>>| value.as_deref().unwrap_or_default().to_owned();
+    let set = |value: &Option<std::sync::Arc<str>>| value.as_deref().unwrap_or_default().to_owned();
     let (disk, container) =
         record.map_or_else(Default::default, |image| (set(&image.disk_format), set(&image.container_format)));
     if !matches!(container.as_str(), "" | "bare") {

@@ -20,6 +20,7 @@ mod listing;
 mod names;
 mod outage;
 mod reading;
+mod scale;
 mod status;
 mod tools;
 mod uploading;
