@@ -242,7 +242,7 @@ impl Catalog {
         }
         let found = refresher.whole(self.service.as_ref(), &before, &self.schema()).await?;
         self.publish(&before, found, Some(began)).await?;
-        refresher.put_in_place();
+        refresher.tidy_up();
         Ok(())
     }
 

@@ -241,11 +241,14 @@ impl Refresher {
         }
     }
 
-    /// Puts a file that has just become whole in its place, behind.
-    pub(super) fn put_in_place(&mut self) {
-        if let Some(writer) = &mut self.writer {
-            tokio::task::spawn_blocking(writer.put_in_place());
-        }
+    /// What is to be done behind once the list of a walk is shown: a file that has just become whole goes
+    /// to its place, memory goes back.
+    pub(super) fn tidy_up(&mut self) {
+        let put_in_place = self.writer.as_mut().map(Writer::put_in_place);
+        tokio::task::spawn_blocking(move || {
+            put_in_place.into_iter().for_each(|put_in_place| put_in_place());
+            give_memory_back();
+        });
     }
 
     /// Writes to the file, if there is one; after a failure there is none.
@@ -271,6 +274,15 @@ impl Refresher {
             warn!(%error, "cannot save the list of images: metadata are asked of the server one by one");
         }
     }
+}
+
+/// Gives the kernel what the allocator holds in reserve. A walk has whole pages of records in memory, on
+/// any of our threads, and each of these would keep its megabytes until the next walk: on a list of
+/// 10,000 images that is as much as the list itself.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer and may be called by any thread at any time (malloc_trim(3)).
+    let _some = unsafe { libc::malloc_trim(0) };
 }
 
 fn endless() -> Error {

@@ -186,8 +186,11 @@ fn keepable(json: &str) -> std::result::Result<RecordText, serde_json::Error> {
         map.retain(|key, _| !SECRET_KEYS.contains(&key.as_str()));
         return Ok(RecordText::new(Value::Object(map).to_string().into()));
     }
-    // Between the tokens only: a string of JSON holds no raw line break.
-    Ok(RecordText::new(json.replace(['\n', '\r'], " ").into()))
+    if json.contains(['\n', '\r']) {
+        // Between the tokens only: a string of JSON holds no raw line break.
+        return Ok(RecordText::new(json.replace(['\n', '\r'], " ").into()));
+    }
+    Ok(json.into())
 }
 
 /// The attributes that behaviour depends on; all others stay in the record.
