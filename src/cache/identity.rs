@@ -64,7 +64,9 @@ impl Digest {
             multi.filter(|hash| bits(&hash.algorithm).is_some_and(|bits| hexadecimal(&hash.value, bits)));
         let md5 = image.checksum.as_ref().filter(|value| hexadecimal(value, 128));
         match (multi, md5) {
-            (Some(hash), _) => Self::Multi { algorithm: hash.algorithm.clone(), value: hash.value.clone() },
+            (Some(hash), _) => {
+                Self::Multi { algorithm: (&*hash.algorithm).into(), value: hash.value.clone() }
+            }
             (None, Some(value)) => Self::Md5(value.clone()),
             (None, None) => Self::None,
         }

@@ -1,37 +1,41 @@
-//! The images as last listed: TTL, paging, the last good list, and what changed since.
+//! The images as last listed: TTL, refreshes, the last good list, and what changed since.
 //!
-//! One paged walk fills every attribute of every image; look-ups and `stat` then cost no request.
-//! A list older than its TTL is fetched again in the background when somebody uses the mount; while
-//! the servers are down the last good list stays.
+//! A walk over the whole list fills every attribute of every image; look-ups and `stat` then cost no
+//! request. A list older than its TTL is refreshed in the background when somebody uses the mount;
+//! while the servers are down the last good list stays.
 
-mod saved;
+pub mod names;
+mod records;
+mod refresh;
 mod snapshot;
 #[cfg(test)]
 mod tests;
-mod walk;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, Notify, broadcast};
 use tracing::{debug, info, warn};
 
 pub use snapshot::Snapshot;
 
+use crate::blocking::blocking;
 use crate::config::CatalogConfig;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, ImageService, Schema};
 use crate::units::ImageId;
+use refresh::{Found, Refresher};
+use snapshot::{Edit, Listed};
 
 /// Listings that a slow listener may lag behind before it is told to look at everything (16: a
 /// listener is woken for each, and one message carries a whole new list).
 const CHANGES_KEPT: usize = 16;
 
-/// How long `refresh_if_stale` makes a caller wait for a new list before the old one is shown. A
-/// person who types `ls` after an hour wants today's images, and does not want to wait for a dead
-/// server.
+/// How long after its begin a refresh is waited for by those who use the mount; then the old list is
+/// shown. A person who types `ls` after an hour wants today's images, and does not want to wait for a
+/// dead server.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The list before and after a change; equal lists are not announced.
@@ -47,13 +51,18 @@ pub struct Changed {
 pub struct Catalog {
     service: Arc<dyn ImageService>,
     config: CatalogConfig,
-    /// Where the last list is kept for `--allow-stale`.
+    /// Where the records of the list are kept, also for `--allow-stale`.
     saved_at: Option<PathBuf>,
+    /// Held for moments only: a new list is made beside it.
     state: RwLock<State>,
     schema: RwLock<Schema>,
-    /// Held by the one walk that is under way.
-    walking: Mutex<()>,
-    /// The last walk failed: said once in the log, until one succeeds.
+    /// Held by the one refresh that is under way.
+    refresher: Mutex<Refresher>,
+    /// When that began.
+    refresh_began: RwLock<tokio::time::Instant>,
+    /// Told when what a refresh found first is shown, or when it failed.
+    refreshed: Notify,
+    /// The last refresh failed: said once in the log, until one succeeds.
     failing: AtomicBool,
     changes: broadcast::Sender<Changed>,
 }
@@ -65,16 +74,18 @@ struct State {
 }
 
 impl Catalog {
-    /// A catalogue with nothing in it yet; the last list is saved in the file `saved_at`.
+    /// A catalogue with nothing in it yet; records are kept in the file `saved_at`.
     pub fn new(service: Arc<dyn ImageService>, config: CatalogConfig, saved_at: Option<PathBuf>) -> Self {
-        let current = Arc::new(Snapshot::default());
+        let current = Arc::new(Snapshot::of_project(service.project_id()));
         Self {
             service,
             config,
+            refresher: Mutex::new(Refresher::new(saved_at.clone())),
+            refresh_began: RwLock::new(tokio::time::Instant::now()),
+            refreshed: Notify::new(),
             saved_at,
             state: RwLock::new(State { current, listed_at: None }),
             schema: RwLock::default(),
-            walking: Mutex::default(),
             failing: AtomicBool::new(false),
             changes: broadcast::Sender::new(CHANGES_KEPT),
         }
@@ -88,15 +99,13 @@ impl Catalog {
         match self.first_listing().await {
             Ok(()) => Ok(()),
             Err(error) if self.config.allow_stale && error.kind().is_transient() => {
-                let saved = self.load_saved().await.map_err(|load| {
+                let images = self.load_saved().await.map_err(|load| {
                     Error::new(
                         error.kind(),
                         format!("{error}; and there is no saved list to mount with: {load}"),
                     )
                 })?;
-                warn!(%error, images = saved.0.len(), "no server answers: mounted with the saved list of images");
-                *write_lock(&self.schema) = saved.1;
-                self.publish(saved.0, None, &Snapshot::default());
+                warn!(%error, images, "no server answers: mounted with the saved list of images");
                 self.failing.store(true, Ordering::Relaxed);
                 Ok(())
             }
@@ -110,10 +119,15 @@ impl Catalog {
         self.refresh().await
     }
 
-    async fn load_saved(&self) -> Result<(Snapshot, Schema)> {
+    async fn load_saved(&self) -> Result<usize> {
         let path =
             self.saved_at.clone().ok_or_else(|| Error::new(Kind::Config, "no folder to keep one in"))?;
-        crate::catalog::saved::load(path).await
+        let (edits, schema) = blocking(move || records::load(&path)).await?;
+        *write_lock(&self.schema) = schema;
+        let before = self.snapshot();
+        let found = Found { news: edits.len(), edits };
+        self.publish(&before, found, None).await?;
+        Ok(self.snapshot().len())
     }
 
     /// Names the cloud to people and to the cache.
@@ -151,127 +165,155 @@ impl Catalog {
         self.config.ttl
     }
 
-    /// Fetches a stale list again, waiting for it a little; the old list serves when that fails.
+    /// Refreshes a stale list, waiting for it a little; the old list serves when that fails.
     pub async fn refresh_if_stale(self: &Arc<Self>) {
         if !self.is_stale() {
             return;
         }
-        let walk = tokio::spawn({
-            let catalog = Arc::clone(self);
-            async move { catalog.refresh_unless_fresh().await }
-        });
-        if tokio::time::timeout(PATIENCE, walk).await.is_err() {
-            debug!("the new list takes long: showing the old one meanwhile");
+        let mut refreshed = std::pin::pin!(self.refreshed.notified());
+        refreshed.as_mut().enable();
+        self.refresh_behind();
+        // It may have ended before this began to listen.
+        if self.is_stale() {
+            let waited = read_lock(&self.refresh_began).elapsed();
+            if tokio::time::timeout(PATIENCE.saturating_sub(waited), refreshed).await.is_err() {
+                debug!("the new list takes long: showing the old one meanwhile");
+            }
         }
     }
 
-    /// Starts to fetch a stale list again, and does not wait.
+    /// Starts to refresh a stale list, unless that is under way, and does not wait.
     pub fn refresh_behind(self: &Arc<Self>) {
-        if self.is_stale() && self.walking.try_lock().is_ok() {
+        if self.is_stale() && self.refresher.try_lock().is_ok() {
+            *write_lock(&self.refresh_began) = tokio::time::Instant::now();
             let catalog = Arc::clone(self);
             tokio::spawn(async move { catalog.refresh_unless_fresh().await });
         }
     }
 
     async fn refresh_unless_fresh(&self) {
-        let _one_at_a_time = self.walking.lock().await;
+        let mut refresher = self.refresher.lock().await;
         if self.is_stale()
-            && let Err(error) = self.walk().await
+            && let Err(error) = self.refresh_with(&mut refresher).await
         {
             // After a failure the old list counts as fresh for a while: a dead server must not make
             // every `ls` wait.
-            let mut state = write_lock(&self.state);
-            state.listed_at = Some(Instant::now());
-            drop(state);
+            write_lock(&self.state).listed_at = Some(Instant::now());
             if !self.failing.swap(true, Ordering::Relaxed) {
                 warn!(%error, "cannot list the images: the last good list stays");
             }
         }
+        self.refreshed.notify_waiters();
     }
 
-    /// Fetches the list now.
+    /// Refreshes the list now.
     ///
     /// # Errors
     /// Those of the listing; the old list stays.
     pub async fn refresh(&self) -> Result<()> {
-        let _one_at_a_time = self.walking.lock().await;
-        self.walk().await
+        let mut refresher = self.refresher.lock().await;
+        self.refresh_with(&mut refresher).await
     }
 
-    async fn walk(&self) -> Result<()> {
-        let began = Instant::now();
+    /// First what was changed, which costs one request and is shown at once; then, where it is time for
+    /// that, the whole list.
+    async fn refresh_with(&self, refresher: &mut Refresher) -> Result<()> {
         let before = self.snapshot();
-        let images = walk::every_image(self.service.as_ref()).await?;
-        let listed = Snapshot::new(images);
-        debug!(images = listed.len(), took = ?began.elapsed(), "listed");
-        if self.failing.swap(false, Ordering::Relaxed) {
-            info!(images = listed.len(), "listing the images works again");
+        let whole = refresher.wants_whole(&before, self.config.ttl);
+        if refresher.can_ask_for_changes(&before) {
+            let began = Instant::now();
+            match refresher.changes(self.service.as_ref(), &before).await {
+                Ok(found) => {
+                    self.publish(&before, found, Some(began)).await?;
+                    self.refreshed.notify_waiters();
+                    if !whole {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind().is_transient() => return Err(error),
+                // Servers before Mitaka do not know the filter.
+                Err(error) => debug!(%error, "cannot ask for changes: listing all images"),
+            }
         }
+        let (began, before) = (Instant::now(), self.snapshot());
         if read_lock(&self.schema).attributes.is_empty() {
             let schema = self.service.schema().await?;
             *write_lock(&self.schema) = schema;
         }
-        let saved = self.saved_at.clone();
-        if let Some(new) = self.publish(listed, Some(began), &before)
-            && let Some(path) = saved
-        {
-            saved::save(path, new, self.schema()).await;
+        let found = refresher.whole(self.service.as_ref(), &before, &self.schema()).await?;
+        self.publish(&before, found, Some(began)).await?;
+        refresher.tidy_up();
+        Ok(())
+    }
+
+    /// Does what was found to the list and tells the listeners, if there is news.
+    ///
+    /// What this mount changed since `before` (the list when the refresh began) wins over what was
+    /// found: an image created a moment ago must not vanish until the next refresh.
+    async fn publish(&self, before: &Arc<Snapshot>, found: Found, listed_at: Option<Instant>) -> Result<()> {
+        debug!(news = found.news, "listed");
+        if listed_at.is_some() && self.failing.swap(false, Ordering::Relaxed) {
+            info!("listing the images works again");
+        }
+        let list = if found.edits.is_empty() {
+            None
+        } else {
+            let mut list = Snapshot::clone(before);
+            // A hundred thousand new names take a while.
+            Some(
+                blocking(move || {
+                    list.apply(found.edits);
+                    Ok(list)
+                })
+                .await?,
+            )
+        };
+        let mut state = write_lock(&self.state);
+        state.listed_at = listed_at.or(state.listed_at);
+        if let Some(mut list) = list {
+            if !Arc::ptr_eq(before, &state.current) {
+                list.apply(before.edits_to(&state.current));
+            }
+            self.replace(&mut state, list, found.news > 0);
         }
         Ok(())
     }
 
-    /// Makes `new` the list and tells the listeners; the list itself when it differs from the old.
-    ///
-    /// What this mount changed since `before` (the list when the walk began) wins over what the walk
-    /// saw: an image created a moment ago must not vanish until the next walk.
-    fn publish(
-        &self,
-        mut new: Snapshot,
-        listed_at: Option<Instant>,
-        before: &Snapshot,
-    ) -> Option<Arc<Snapshot>> {
-        let mut state = write_lock(&self.state);
-        state.listed_at = listed_at.or(state.listed_at);
-        for image in state.current.iter() {
-            if before.get(&image.id).is_none_or(|old| !Arc::ptr_eq(old, image)) {
-                new.insert(Arc::clone(image));
-            }
-        }
-        for image in before.iter().filter(|image| state.current.get(&image.id).is_none()) {
-            new.remove(&image.id);
-        }
-        self.replace(&mut state, new)
-    }
-
-    /// Puts `new` in place of the current list and announces it, unless they are equal.
-    fn replace(&self, state: &mut State, new: Snapshot) -> Option<Arc<Snapshot>> {
-        if new == *state.current {
-            return None;
-        }
+    /// Puts `new` in place of the current list and announces it, if there is news in it.
+    fn replace(&self, state: &mut State, new: Snapshot, news: bool) {
         let new = Arc::new(new);
         let old = std::mem::replace(&mut state.current, Arc::clone(&new));
-        // Sent under the lock, so that listeners see changes in their order; nobody listening is fine.
-        let _ = self.changes.send(Changed { old, new: Arc::clone(&new) });
-        Some(new)
+        if news {
+            // Sent under the lock, so that listeners see changes in their order; nobody listening is fine.
+            let _ = self.changes.send(Changed { old, new });
+        }
     }
 
-    fn edit(&self, edit: impl FnOnce(&mut Snapshot)) {
+    fn edit(&self, edits: impl IntoIterator<Item = Edit>) {
         let mut state = write_lock(&self.state);
-        let mut new = (*state.current).clone();
-        edit(&mut new);
-        self.replace(&mut state, new);
+        let known = |edit: &Edit| match (state.current.get(edit.id()), edit) {
+            (Some(known), Edit::Put(new)) => *known == new.image,
+            (known, Edit::Remove(_)) => known.is_none(),
+            (None, Edit::Put(_)) => false,
+        };
+        let edits: Vec<_> = edits.into_iter().filter(|edit| !known(edit)).collect();
+        if !edits.is_empty() {
+            let mut new = Snapshot::clone(&state.current);
+            new.apply(edits);
+            self.replace(&mut state, new, true);
+        }
     }
 
     /// Takes over what the server just said of one image.
     pub fn learn(&self, image: Image) -> Arc<Image> {
         let image = Arc::new(image);
-        self.edit(|list| list.insert(Arc::clone(&image)));
+        self.edit([put(&image)]);
         image
     }
 
     /// Forgets an image that the server just called gone.
     pub fn forget(&self, id: &ImageId) {
-        self.edit(|list| list.remove(id));
+        self.edit([Edit::Remove(id.clone())]);
     }
 
     /// Asks the server for images of this name that the list does not have yet.
@@ -280,9 +322,7 @@ impl Catalog {
     /// Those of the request.
     pub async fn find_by_name(&self, name: &str) -> Result<Vec<Arc<Image>>> {
         let found: Vec<_> = self.service.find_by_name(name).await?.into_iter().map(Arc::new).collect();
-        if !found.is_empty() {
-            self.edit(|list| found.iter().for_each(|image| list.insert(Arc::clone(image))));
-        }
+        self.edit(found.iter().map(put));
         Ok(found)
     }
 
@@ -303,6 +343,46 @@ impl Catalog {
             }
         }
     }
+
+    /// The record of an image: as listed, else as the server shows it.
+    ///
+    /// # Errors
+    /// Those of the request.
+    pub async fn record(&self, image: &Image) -> Result<Box<str>> {
+        if let Some(text) = image.record.text() {
+            return Ok(text.into());
+        }
+        let list = self.snapshot();
+        if let Some((_, listed)) = list.listed(&image.id) {
+            if let Some(text) = listed.image.record.text() {
+                return Ok(text.into());
+            }
+            if let Some(kept) = listed.kept.clone() {
+                let len = listed.image.record.len();
+                match blocking(move || kept.read(len)).await {
+                    Ok(text) if listed.image.record.is(&text) => return Ok(text),
+                    Ok(_) => warn!(image = %image.id, "the saved record was changed: asking the server"),
+                    Err(error) => warn!(image = %image.id, %error, "asking the server for the record"),
+                }
+            }
+        }
+        let mut shown = self.service.show(&image.id).await?;
+        shown.record.put_away().ok_or_else(|| Error::new(Kind::ServerError, "an image without a record"))
+    }
+
+    /// The image together with its record.
+    ///
+    /// # Errors
+    /// Those of [`record`](Self::record).
+    pub async fn with_record(&self, image: &Image) -> Result<Image> {
+        let record = self.record(image).await?;
+        Ok(Image { record: (&*record).into(), ..image.clone() })
+    }
+}
+
+/// The entry of an image whose record is in memory, until the next refresh puts it away.
+fn put(image: &Arc<Image>) -> Edit {
+    Edit::Put(Listed { image: Arc::clone(image), kept: None })
 }
 
 /// A poisoned lock still holds a whole list: every write of it is one assignment.

@@ -6,9 +6,9 @@ use serde_json::Value;
 use tracing::info;
 
 use super::draft::Outcome;
-use super::names;
 use super::{ImageFs, Ino, Node};
 use crate::blocking::blocking;
+use crate::catalog::names;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Image};
 use crate::units::ImageId;

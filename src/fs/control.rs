@@ -5,9 +5,10 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 
-use super::{ImageFs, Node, lock, xattr};
+use super::{ImageFs, Node, lock};
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
+use crate::units::ImageId;
 
 /// Lines that `.glancefs/errors` keeps: enough for a bad night, small enough to read.
 const LINES_KEPT: usize = 200;
@@ -39,16 +40,19 @@ impl Events {
 }
 
 impl ImageFs {
-    /// The text behind a node of `.glancefs`, except the status, which looks at the disk.
+    /// The record of an image as text, ending in a newline.
+    pub(super) async fn record_text(&self, id: &ImageId) -> Result<Bytes> {
+        let image = self.known_image(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
+        let mut text = self.layers.catalog.record(&image).await?.into_string();
+        text.push('\n');
+        Ok(text.into())
+    }
+
+    /// The text behind a node of `.glancefs`, except the status and the records, which look at the disk.
     pub(super) fn text(&self, node: &Node) -> Result<Bytes> {
         match node {
             Node::Errors => Ok(self.events.text().into()),
             Node::Metrics => Ok(metrics::text(self.layers.cache.counters(), &self.opens).into()),
-            Node::Record(id) => {
-                let image =
-                    self.known_image(id).ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?;
-                xattr::shown_record(&image).map(Bytes::from)
-            }
             _ => Err(Error::new(Kind::IsDirectory, "not a text")),
         }
     }
@@ -58,6 +62,7 @@ impl ImageFs {
         match node {
             Node::Status => Ok(self.status().await?.to_string().into()),
             Node::StatusJson => self.status().await?.json(),
+            Node::Record(id) => self.record_text(id).await,
             _ => self.text(node),
         }
     }

@@ -29,7 +29,7 @@ impl ImageFs {
         }
         match name.strip_prefix(LOCAL) {
             Some(fact) => self.local_fact(&image, fact).await?.map(String::into_bytes).ok_or_else(absent),
-            None => Record::of(&image, self.layers.catalog.schema())?.value(name),
+            None => self.record(&image).await?.value(name),
         }
     }
 
@@ -64,13 +64,17 @@ impl ImageFs {
             return Ok(Vec::new());
         }
         let image = self.image(&id).await?;
-        let mut names = Record::of(&image, self.layers.catalog.schema())?.names();
+        let mut names = self.record(&image).await?.names();
         for fact in LOCAL_NAMES {
             if fact != "last_error" || self.last_error(&image).is_some() {
                 names.push(format!("{LOCAL}{fact}"));
             }
         }
         xattr::joined(&names)
+    }
+
+    async fn record(&self, image: &Image) -> Result<Record> {
+        Record::of(&self.layers.catalog.record(image).await?, self.layers.catalog.schema())
     }
 
     async fn local_fact(&self, image: &Image, fact: &str) -> Result<Option<String>> {

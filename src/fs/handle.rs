@@ -45,8 +45,11 @@ pub(super) enum Handle {
     /// A text of ours, as it was when it was opened.
     Text(Bytes),
     /// A directory, as it was when it was opened.
-    Directory(Vec<DirEntry>),
+    Directory(Listing),
 }
+
+/// The names of a directory and what each stands for.
+pub(super) type Listing = Vec<(Arc<str>, Node)>;
 
 /// Every open handle.
 #[derive(Default)]

@@ -4,10 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::handle::Handle;
-use super::names::{self, NAME_MAX};
+use super::handle::{Handle, Listing};
 use super::view::record_name;
 use super::{Attr, DirEntry, FileKind, HandleId, ImageFs, Ino, Invalidation, MISS_TTL, Node, lock};
+use crate::catalog::names::{self, NAME_MAX};
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::units::ImageId;
@@ -109,7 +109,7 @@ impl ImageFs {
         if let Some(file) = draft {
             return Some(Node::Image(file.id.clone()));
         }
-        self.view().names.find(name).map(|id| Node::Image(id.clone()))
+        self.layers.catalog.snapshot().names().find(name).map(|id| Node::Image(id.clone()))
     }
 
     /// Makes sure that there is an image, or a file being written, of this id.
@@ -176,9 +176,11 @@ impl ImageFs {
             // Its length shows when it is read, as in /proc: to tell it, the cache folder would have to be
             // looked at, and a look at a name must not wait for the disk.
             Node::Status | Node::StatusJson => self.attributes.text(ino, 0),
-            Node::Errors | Node::Metrics | Node::Record(_) => {
-                let text = self.text(node)?;
-                self.attributes.text(ino, text.len() as u64)
+            Node::Errors | Node::Metrics => self.attributes.text(ino, self.text(node)?.len() as u64),
+            Node::Record(id) => {
+                let image = self.known_image(id).ok_or_else(not_found)?;
+                // And the newline that ends it.
+                self.attributes.text(ino, u64::from(image.record.len()) + 1)
             }
             Node::Image(id) => {
                 if let Some(file) = self.draft(id) {
@@ -227,8 +229,8 @@ impl ImageFs {
     /// Asks the kernel to forget the names of an image, and with them its inode, unless something uses it.
     pub fn let_go(&self, ino: Ino) {
         let Ok(Node::Image(id)) = self.node(ino) else { return };
-        let view = self.view();
-        let names = view.names.iter().filter(|(_, named)| **named == id);
+        let list = self.layers.catalog.snapshot();
+        let names = list.names().iter().filter(|(_, named)| **named == id);
         let names = names.map(|(name, _)| Invalidation::Entry(Ino::ROOT, OsString::from(&**name)));
         for name in names.chain([Invalidation::Entry(Ino::BY_ID, id.as_str().into())]) {
             // Nobody listening is fine: the mount is ending.
@@ -246,48 +248,45 @@ impl ImageFs {
         if matches!(node, Node::Root | Node::ById | Node::Records) {
             self.layers.catalog.refresh_if_stale().await;
         }
-        let view = self.view();
-        let inodes = lock(&self.inodes);
-        let entry = |name: Arc<str>, node: Node| {
-            let kind = if node.is_directory() { FileKind::Directory } else { FileKind::Regular };
-            DirEntry { name, kind, ino: inodes.number(&node), node }
-        };
-        let of_id = |id: &ImageId| entry(id.as_str().into(), Node::Image(id.clone()));
+        let list = self.layers.catalog.snapshot();
         let parent = if node == Node::Records { Node::Control } else { Node::Root };
-        let dots = [entry(".".into(), node.clone()), entry("..".into(), parent)];
-        let entries: Vec<_> = match node {
+        let mut entries: Listing = vec![(".".into(), node.clone()), ("..".into(), parent)];
+        match node {
             Node::Root => {
+                let images = list.names().iter();
+                entries.extend(images.map(|(name, id)| (Arc::clone(name), Node::Image(id.clone()))));
                 let drafts: Vec<_> =
                     lock(&self.drafts).values().filter(|file| file.is_open()).cloned().collect();
-                let written = drafts.iter().filter(|file| view.list.get(&file.id).is_none());
-                let listed =
-                    view.names.iter().map(|(name, id)| entry(Arc::clone(name), Node::Image(id.clone())));
-                let mut entries: Vec<_> = listed.collect();
-                for file in written {
+                for file in drafts.iter().filter(|file| list.get(&file.id).is_none()) {
                     let name: Arc<str> = names::encode(&file.name()).into();
-                    if !entries.iter().any(|entry| entry.name == name) {
-                        entries.push(entry(name, Node::Image(file.id.clone())));
+                    if list.names().listed(&name).is_none() {
+                        entries.push((name, Node::Image(file.id.clone())));
                     }
                 }
-                entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-                entries
+                if let Some(files) = entries.get_mut(2..) {
+                    files.sort_by(|(one, _), (other, _)| one.cmp(other));
+                }
+                // Two drafts may have one name.
+                entries.dedup_by(|(one, _), (other, _)| one == other);
             }
-            Node::ById => view.list.iter().map(|image| of_id(&image.id)).collect(),
+            Node::ById => {
+                let entry = |id: &ImageId| (id.as_str().into(), Node::Image(id.clone()));
+                entries.extend(list.iter().map(|image| entry(&image.id)));
+            }
             Node::Records => {
-                let of_record = |id: &ImageId| entry(record_name(id).into(), Node::Record(id.clone()));
-                view.list.iter().map(|image| of_record(&image.id)).collect()
+                let entry = |id: &ImageId| (record_name(id).into(), Node::Record(id.clone()));
+                entries.extend(list.iter().map(|image| entry(&image.id)));
             }
-            Node::Control => vec![
-                entry("errors".into(), Node::Errors),
-                entry("images".into(), Node::Records),
-                entry("metrics".into(), Node::Metrics),
-                entry("status".into(), Node::Status),
-                entry("status.json".into(), Node::StatusJson),
-            ],
+            Node::Control => entries.extend([
+                ("errors".into(), Node::Errors),
+                ("images".into(), Node::Records),
+                ("metrics".into(), Node::Metrics),
+                ("status".into(), Node::Status),
+                ("status.json".into(), Node::StatusJson),
+            ]),
             _ => return Err(Error::new(Kind::NotDirectory, "not a directory")),
-        };
-        drop(inodes);
-        Ok(self.handles.insert(Handle::Directory(dots.into_iter().chain(entries).collect())))
+        }
+        Ok(self.handles.insert(Handle::Directory(entries)))
     }
 
     /// The entry at `position` of an open directory; `None` behind the last.
@@ -297,7 +296,13 @@ impl ImageFs {
     pub fn dir_entry(&self, handle: HandleId, position: u64) -> Result<Option<DirEntry>> {
         match &*self.handles.get(handle)? {
             Handle::Directory(entries) => {
-                Ok(usize::try_from(position).ok().and_then(|position| entries.get(position)).cloned())
+                let entry = usize::try_from(position).ok().and_then(|position| entries.get(position));
+                Ok(entry.map(|(name, node)| DirEntry {
+                    name: Arc::clone(name),
+                    kind: if node.is_directory() { FileKind::Directory } else { FileKind::Regular },
+                    ino: lock(&self.inodes).number(node),
+                    node: node.clone(),
+                }))
             }
             _ => Err(Error::new(Kind::NotDirectory, "not a directory")),
         }
@@ -324,8 +329,11 @@ impl ImageFs {
 
     /// The figures of `df`: images as listed; without a known quota there is always room.
     pub async fn statfs(&self) -> Statistics {
-        let view = self.view();
-        let used: u64 = view.list.iter().map(|image| image.size.unwrap_or(0)).fold(0, u64::saturating_add);
-        Statistics { total: used.saturating_add(UNLIMITED), free: UNLIMITED, files: view.list.len() as u64 }
+        let list = self.layers.catalog.snapshot();
+        Statistics {
+            total: list.bytes().saturating_add(UNLIMITED),
+            free: UNLIMITED,
+            files: list.len() as u64,
+        }
     }
 }

@@ -18,7 +18,6 @@ mod lookup;
 mod mode;
 #[cfg(test)]
 mod model_test;
-mod names;
 mod open;
 mod status;
 #[cfg(test)]
@@ -42,7 +41,7 @@ pub use inode::{Ino, Node};
 pub use lookup::{Entry, Statistics};
 pub use mode::Modes;
 pub use open::{Bypass, OpenMode, Opened};
-pub use view::{Invalidation, View};
+pub use view::Invalidation;
 pub use write::NewAttributes;
 
 use crate::cache::{Cache, ContentIdentity, Mismatch};
@@ -105,7 +104,6 @@ pub struct ImageFs {
     prefetch: Prefetch,
     fills: Fills,
     attributes: Attributes,
-    view: Mutex<Arc<View>>,
     inodes: Mutex<Inodes>,
     handles: Handles,
     /// Files that are being written, by the id they will have.
@@ -140,7 +138,6 @@ impl ImageFs {
             prefetch,
             fills: Fills::default(),
             attributes,
-            view: Mutex::default(),
             inodes: Mutex::default(),
             handles: Handles::default(),
             drafts: Mutex::default(),

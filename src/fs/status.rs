@@ -10,9 +10,10 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::handle::Handle;
-use super::{ImageFs, View, lock};
+use super::{ImageFs, lock};
 use crate::blocking::blocking;
 use crate::cache::{ContentIdentity, Holding, Usage};
+use crate::catalog::Snapshot;
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::units::{ImageId, human_bytes};
@@ -166,24 +167,24 @@ impl ImageFs {
     /// # Errors
     /// `Io` of the cache disk.
     pub(super) async fn status(&self) -> Result<Status> {
-        let view = self.view();
+        let list = self.layers.catalog.snapshot();
         let unlisted: Vec<Arc<Image>> =
             lock(&self.unlisted).iter().map(|(_, (image, _))| Arc::clone(image)).collect();
-        let (service, cache, list) =
-            (Arc::clone(&self.layers.service), self.layers.cache.clone(), Arc::clone(&view));
+        let (service, cache, listed) =
+            (Arc::clone(&self.layers.service), self.layers.cache.clone(), Arc::clone(&list));
         let (usage, held) = blocking(move || {
-            let unlisted = unlisted.iter().filter(|image| list.list.get(&image.id).is_none());
-            let images = list.list.iter().chain(unlisted).map(|image| {
+            let unlisted = unlisted.iter().filter(|image| listed.get(&image.id).is_none());
+            let images = listed.iter().chain(unlisted).map(|image| {
                 let identity = ContentIdentity::of(image, service.cloud_key(), service.project_id());
                 (Arc::clone(image), identity)
             });
             Ok((cache.usage()?, cache.holdings(images)?))
         })
         .await?;
-        Ok(self.status_with(&view, usage, held))
+        Ok(self.status_with(&list, usage, held))
     }
 
-    fn status_with(&self, view: &View, usage: Usage, held: Vec<(Arc<Image>, Holding)>) -> Status {
+    fn status_with(&self, list: &Snapshot, usage: Usage, held: Vec<(Arc<Image>, Holding)>) -> Status {
         let catalog = &self.layers.catalog;
         let word = |allowed| if allowed { "allowed" } else { "refused" };
         let cache = &self.layers.cache;
@@ -225,14 +226,14 @@ impl ImageFs {
             },
             transfers: Transfers { open, limit, fetched_bytes: counters.fetched_bytes.get() },
             stores: stores.map(|(name, kind)| Store { name: name.into(), source: kind.word() }).collect(),
-            cached_images: self.cached_images(view, held),
+            cached_images: self.cached_images(list, held),
         }
     }
 
     /// The cached images, by file name.
-    fn cached_images(&self, view: &View, held: Vec<(Arc<Image>, Holding)>) -> Vec<Cached> {
+    fn cached_images(&self, list: &Snapshot, held: Vec<(Arc<Image>, Holding)>) -> Vec<Cached> {
         let ids: std::collections::HashSet<&ImageId> = held.iter().map(|(image, _)| &image.id).collect();
-        let named = view.names.iter().filter(|(_, id)| ids.contains(*id));
+        let named = list.names().iter().filter(|(_, id)| ids.contains(*id));
         let names: HashMap<&ImageId, &Arc<str>> = named.map(|(name, id)| (id, name)).collect();
         let show = |(image, holding): &(Arc<Image>, Holding)| {
             let open = self.handles.on_image(&image.id);

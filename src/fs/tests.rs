@@ -154,14 +154,14 @@ async fn the_kernel_is_told_what_a_new_listing_changes_and_nothing_else() {
     let (same, renamed, gone) =
         (files.service.add("same", b"1"), files.service.add("old", b"2"), files.service.add("gone", b"3"));
     files.fs.layers.catalog.refresh().await.unwrap();
-    let before = files.fs.view();
+    let before = files.fs.list();
     {
         let mut state = files.service.state();
         state.records.get_mut(&renamed).unwrap()["name"] = "new".into();
         state.records.remove(&gone);
     }
     files.fs.layers.catalog.refresh().await.unwrap();
-    let told = files.fs.invalidations(&before, &files.fs.view());
+    let told = files.fs.invalidations(&before, &files.fs.list());
     let ino = |id: &ImageId| lock(&files.fs.inodes).number(&Node::Image(id.clone()));
     for expected in [
         Invalidation::Entry(Ino::ROOT, "old".into()),

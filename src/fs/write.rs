@@ -10,12 +10,12 @@ use tracing::{info, warn};
 use super::closing::{self, Decision, Watch};
 use super::draft::{DraftFile, DraftHandle, Outcome, Writer};
 use super::handle::Handle;
-use super::names;
 use super::{
     Attr, Closer, Entry, FRESH, FileKind, HandleId, ImageFs, Ino, Invalidation, Node, OpenMode, Opened,
     ThreadGroup, lock,
 };
 use crate::blocking::blocking;
+use crate::catalog::names;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, Status};
 use crate::units::ImageId;
@@ -126,7 +126,7 @@ impl ImageFs {
                     warn!("{text}");
                     return Err(Error::new(Kind::NotPermitted, text));
                 }
-                let replaces = Some((*image).clone());
+                let replaces = Some(self.layers.catalog.with_record(&image).await?);
                 let intent = Intent { id: ImageId::generate(), name, reserved: false, replaces };
                 let file = self.new_draft(intent, None).await?;
                 info!(image = %image.id, new = %file.id, "an image is being replaced");

@@ -8,8 +8,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tracing::{debug, warn};
 
 use crate::cache::Mismatch;
-use crate::catalog::Changed;
-use crate::fs::{ImageFs, Invalidation, View};
+use crate::catalog::{Changed, Snapshot};
+use crate::fs::{ImageFs, Invalidation};
 
 /// Runs until the mount ends. Notifications are blocking writes that may wait for a lock which the
 /// kernel holds until one of our replies: they are never made by a thread that replies.
@@ -20,16 +20,19 @@ pub(super) async fn run(
     mut operations: Receiver<Invalidation>,
     mut mismatches: Receiver<Mismatch>,
 ) {
-    let mut shown: Arc<View> = fs.view();
+    let mut shown: Arc<Snapshot> = fs.list();
     loop {
         let found = tokio::select! {
             listing = listings.recv() => match listing {
                 // How many were missed does not matter: the whole of what is shown is compared.
                 Ok(_) | Err(RecvError::Lagged(_)) => {
-                    let now = fs.view();
-                    let found = fs.invalidations(&shown, &now);
-                    shown = now;
-                    found
+                    let old = std::mem::replace(&mut shown, fs.list());
+                    let (fs, new) = (Arc::clone(&fs), Arc::clone(&shown));
+                    // All of a large list may have changed.
+                    match tokio::task::spawn_blocking(move || fs.invalidations(&old, &new)).await {
+                        Ok(found) => found,
+                        Err(_) => return,
+                    }
                 }
                 Err(RecvError::Closed) => return,
             },

@@ -1,7 +1,9 @@
 //! An image service in memory, for tests of the layers above: what Glance does, without HTTP.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -35,9 +37,16 @@ pub(crate) struct State {
     pub(crate) circular: bool,
     /// Nothing answers.
     pub(crate) down: bool,
-    /// Pages given so far.
+    /// The whole list never comes.
+    pub(crate) stuck: bool,
+    /// The server knows no filter by time.
+    pub(crate) ancient: bool,
+    /// Pages given so far, the refused included.
     pub(crate) pages: usize,
-    created: i64,
+    /// Where the pages of changed images go on: from when they are, and how many there are in one.
+    changed: Option<(SystemTime, usize)>,
+    /// The seconds of the records' times.
+    clock: i64,
 }
 
 fn missing(id: &ImageId) -> Error {
@@ -73,20 +82,30 @@ impl State {
             return Err(Error::new(Kind::NotFound, "no image found with the marker's id"));
         }
         self.pages += 1;
+        let mut images: Vec<_> = self.records.values().map(|record| parsed(record).unwrap()).collect();
+        let mut size = if self.page == 0 { usize::MAX } else { self.page };
+        if let Some((since, limit)) = self.changed {
+            images.retain(|image| image.updated_at >= since);
+            images.sort_by_key(|image| Reverse(image.updated_at));
+            size = limit;
+        }
         let page = |from: usize| NextPage::from_server(&format!("/v2/images?from={from}"));
-        let size = if self.page == 0 { usize::MAX } else { self.page };
-        let from =
-            (0..self.records.len()).step_by(size).find(|&from| page(from).as_ref() == next).unwrap_or(0);
-        let images: Vec<_> =
-            self.records.values().skip(from).take(size).map(|record| parsed(record).unwrap()).collect();
+        let all = images.len();
+        let from = (0..all).step_by(size).find(|&from| page(from).as_ref() == next).unwrap_or(0);
+        let images: Vec<_> = images.into_iter().skip(from).take(size).collect();
         let end = from + images.len();
-        let next = if self.circular { page(1) } else { page(end).filter(|_| end < self.records.len()) };
+        let next = if self.circular { page(1) } else { page(end).filter(|_| end < all) };
         Ok(Page { images, next })
     }
 
+    /// The time of the next change of a record.
+    pub(crate) fn tick(&mut self) -> Value {
+        self.clock += 1;
+        jiff::Timestamp::from_second(1_700_000_000 + self.clock).unwrap().to_string().into()
+    }
+
     fn insert(&mut self, id: &ImageId, body: &Value) {
-        self.created += 1;
-        let at = jiff::Timestamp::from_second(1_700_000_000 + self.created).unwrap().to_string();
+        let at = self.tick();
         let mut record = json!({
             "id": id.as_str(), "name": null, "status": "queued", "owner": PROJECT, "visibility": "private",
             "protected": false, "size": null, "checksum": null, "os_hash_algo": null, "os_hash_value": null,
@@ -99,9 +118,11 @@ impl State {
     }
 
     fn fill(&mut self, id: &ImageId, data: Vec<u8>) {
+        let at = self.tick();
         let record = self.records.get_mut(id).unwrap();
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, &data);
         let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        record["updated_at"] = at;
         record["status"] = "active".into();
         record["size"] = data.len().into();
         record["os_hash_algo"] = "sha512".into();
@@ -123,7 +144,26 @@ impl Cloud for FakeService {
 impl Listing for FakeService {
     /// In the order of ids; the continuation says how many came before.
     fn list<'a>(&'a self, _limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
-        let page = self.state().page(next);
+        let mut state = self.state();
+        if next.is_none() {
+            state.changed = None;
+        }
+        if state.stuck {
+            return std::future::pending().boxed();
+        }
+        let page = state.page(next);
+        async move { page }.boxed()
+    }
+
+    fn changed_since(&self, since: SystemTime, limit: u32) -> BoxFuture<'_, Result<Page>> {
+        let mut state = self.state();
+        state.changed = Some((since, limit as usize));
+        let page = if state.ancient {
+            state.pages += 1;
+            Err(Error::new(Kind::Invalid, "unknown filter"))
+        } else {
+            state.page(None)
+        };
         async move { page }.boxed()
     }
 
@@ -189,6 +229,7 @@ impl Records for FakeService {
 
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
         let mut state = self.state();
+        let at = state.tick();
         let updated = state.records.get_mut(id).ok_or_else(|| missing(id)).and_then(|record| {
             for change in changes {
                 match change {
@@ -198,6 +239,7 @@ impl Records for FakeService {
                     }
                 }
             }
+            record["updated_at"] = at;
             parsed(record)
         });
         async move { updated }.boxed()

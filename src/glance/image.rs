@@ -1,8 +1,12 @@
 //! One image as Glance describes it, read without trusting the description.
 
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
@@ -69,7 +73,7 @@ impl Status {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MultiHash {
     /// `sha512` unless the site says otherwise.
-    pub algorithm: Box<str>,
+    pub algorithm: Arc<str>,
     /// Lower-case hexadecimal.
     pub value: Box<str>,
 }
@@ -80,7 +84,7 @@ pub struct Image {
     /// Exactly as Glance writes it.
     pub id: ImageId,
     /// `None`: the record says null.
-    pub name: Option<Box<str>>,
+    pub name: Option<Arc<str>>,
     /// What may be done with it now.
     pub status: Status,
     /// Bytes; known once data are there.
@@ -90,13 +94,13 @@ pub struct Image {
     /// When the record was last changed; the epoch when the server wrote nothing readable.
     pub updated_at: SystemTime,
     /// The owning project.
-    pub owner: Option<Box<str>>,
+    pub owner: Option<Arc<str>>,
     /// `public`, `private`, `shared` or `community`.
-    pub visibility: Box<str>,
+    pub visibility: Arc<str>,
     /// `raw`, `qcow2`, ...
-    pub disk_format: Option<Box<str>>,
+    pub disk_format: Option<Arc<str>>,
     /// `bare`, ...
-    pub container_format: Option<Box<str>>,
+    pub container_format: Option<Arc<str>>,
     /// MD5 of the data, lower-case hexadecimal; only of an image that has data (see `hash`).
     pub checksum: Option<Box<str>>,
     /// Only of an active or deactivated image: a refused upload leaves its hashes on a queued record.
@@ -104,9 +108,89 @@ pub struct Image {
     /// It cannot be deleted.
     pub protected: bool,
     /// The stores that hold the data (`stores`, comma separated), where the server says.
-    pub stores: Option<Box<str>>,
-    /// The record as Glance gives it: a JSON object.
-    pub record: Box<str>,
+    pub stores: Option<Arc<str>>,
+    /// The record as Glance gives it, without what must stay hidden.
+    pub record: RecordText,
+}
+
+/// Never kept and never shown: URLs of locations can hold the store's credentials (OSSN-0065).
+pub const SECRET_KEYS: [&str; 2] = ["locations", "direct_url"];
+
+/// The record of an image: a JSON object on one line, or, once the text was put away, what tells it from another.
+///
+/// A record has 1 to 2 KiB and may have megabytes: the list of images holds none, and has them in a file.
+#[derive(Debug, Clone)]
+pub struct RecordText {
+    text: Option<Box<str>>,
+    digest: u64,
+    len: u32,
+}
+
+impl RecordText {
+    fn new(text: Box<str>) -> Self {
+        // One answer of the server is far below 4 GiB.
+        let len = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        Self { digest: digest(&text), len, text: Some(text) }
+    }
+
+    /// The text, unless it was put away.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    /// Bytes of the text, also of one that was put away.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// The text is empty, which no record is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether `text` is this record.
+    pub fn is(&self, text: &str) -> bool {
+        self.len as usize == text.len() && self.digest == digest(text)
+    }
+
+    /// Hands out the text; from now on this only knows it by its digest.
+    pub fn put_away(&mut self) -> Option<Box<str>> {
+        self.text.take()
+    }
+}
+
+impl From<&str> for RecordText {
+    fn from(text: &str) -> Self {
+        Self::new(text.into())
+    }
+}
+
+impl PartialEq for RecordText {
+    fn eq(&self, other: &Self) -> bool {
+        (self.len, self.digest) == (other.len, other.digest)
+    }
+}
+
+/// Tells texts apart within one process. Two texts of one digest can be made, by whoever may write the record anyway.
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+/// The JSON object `json` on one line and without [`SECRET_KEYS`].
+fn keepable(json: &str) -> std::result::Result<RecordText, serde_json::Error> {
+    // A key may be written with escapes.
+    if json.contains("\\u") || SECRET_KEYS.iter().any(|key| json.contains(key)) {
+        let mut map: Map<String, Value> = serde_json::from_str(json)?;
+        map.retain(|key, _| !SECRET_KEYS.contains(&key.as_str()));
+        return Ok(RecordText::new(Value::Object(map).to_string().into()));
+    }
+    if json.contains(['\n', '\r']) {
+        // Between the tokens only: a string of JSON holds no raw line break.
+        return Ok(RecordText::new(json.replace(['\n', '\r'], " ").into()));
+    }
+    Ok(json.into())
 }
 
 /// The attributes that behaviour depends on; all others stay in the record.
@@ -152,6 +236,9 @@ impl Image {
         let record: Attributes = serde_json::from_str(json).map_err(|error| {
             Error::new(Kind::ServerError, "an image record that cannot be read").with_source(error)
         })?;
+        let text = keepable(json).map_err(|error| {
+            Error::new(Kind::ServerError, "an image record that cannot be read").with_source(error)
+        })?;
         let id: ImageId = record.id.parse().map_err(|error: Error| {
             Error::new(Kind::ServerError, "an image record with an impossible id").with_source(error)
         })?;
@@ -164,27 +251,47 @@ impl Image {
         let status = Status::from_name(&record.status);
         let has_data = matches!(status, Status::Active | Status::Deactivated);
         let hash = match (record.os_hash_algo, record.os_hash_value.and_then(hexadecimal)) {
-            (Some(algorithm), Some(value)) if has_data => Some(MultiHash { algorithm, value }),
+            (Some(algorithm), Some(value)) if has_data => {
+                Some(MultiHash { algorithm: shared(&algorithm), value })
+            }
             _ => None,
         };
         Ok(Self {
             created_at: time(&id, "created_at", record.created_at.as_deref()),
             updated_at: time(&id, "updated_at", record.updated_at.as_deref()),
             id,
-            name: record.name,
+            name: record.name.map(Arc::from),
             status,
             size,
-            owner: record.owner,
-            visibility: record.visibility.unwrap_or_default(),
-            disk_format: record.disk_format,
-            container_format: record.container_format,
+            owner: record.owner.as_deref().map(shared),
+            visibility: shared(record.visibility.as_deref().unwrap_or_default()),
+            disk_format: record.disk_format.as_deref().map(shared),
+            container_format: record.container_format.as_deref().map(shared),
             checksum: record.checksum.and_then(hexadecimal).filter(|_| has_data),
             hash,
             protected: record.protected.unwrap_or(false),
-            stores: record.stores,
-            record: json.into(),
+            stores: record.stores.as_deref().map(shared),
+            record: text,
         })
     }
+}
+
+/// Words that are kept once; projects are the only ones that there can be many of.
+const SHARED_WORDS: usize = 4096;
+
+/// `word`, in memory once for all images that have it: formats, visibilities, owners.
+fn shared(word: &str) -> Arc<str> {
+    static WORDS: Mutex<BTreeSet<Arc<str>>> = Mutex::new(BTreeSet::new());
+    // Whole after each statement.
+    let mut words = WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = words.get(word) {
+        return Arc::clone(known);
+    }
+    let new: Arc<str> = word.into();
+    if words.len() < SHARED_WORDS {
+        words.insert(Arc::clone(&new));
+    }
+    new
 }
 
 /// Hash values are compared as text: only hexadecimal is one, in lower case.
@@ -242,8 +349,29 @@ mod tests {
         assert_eq!(image.hash, Some(MultiHash { algorithm: "sha512".into(), value: "cf83e1".into() }));
         assert!(image.protected);
         assert_eq!(image.stores.as_deref(), Some("file,file2"));
-        assert_eq!(&*image.record, json);
+        assert_eq!(image.record.text(), Some(json.replace('\n', " ").as_str()));
         assert_eq!(image.updated_at.duration_since(image.created_at).unwrap(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_record_that_was_put_away_is_known_by_its_digest() {
+        let mut image = Image::from_record(&record("")).unwrap();
+        let whole = image.clone();
+        let text = image.record.put_away().unwrap();
+        assert_eq!(image.record.text(), None);
+        assert_eq!(image, whole);
+        assert_eq!(image.record.len() as usize, text.len());
+        assert!(image.record.is(&text) && !image.record.is(&text.replace("active", "queued")));
+        assert_ne!(image, Image::from_record(&record(r#","os_distro":"debian""#)).unwrap());
+    }
+
+    #[test]
+    fn locations_are_not_kept() {
+        let image = Image::from_record(&record(
+            r#","locations":[{"url":"swift://user:key@host/x"}],"direct_url":"rbd://x","os_distro":"debian""#,
+        ));
+        let text = image.unwrap().record.put_away().unwrap();
+        assert!(text.contains("debian") && !text.contains("key@host") && !text.contains("rbd"), "{text}");
     }
 
     #[test]

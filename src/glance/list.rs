@@ -1,5 +1,7 @@
 //! The list of images, page by page, and the look-up by name.
 
+use std::time::SystemTime;
+
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use serde::Deserialize;
@@ -60,6 +62,21 @@ impl Glance {
             None => self.page(Operation::List, &format!("v2/images?limit={limit}")).await,
             Some(next) => self.page(Operation::ListNext, &next.0).await,
         }
+    }
+
+    /// The first page of the images whose records were changed at `since` or later, the latest first.
+    ///
+    /// Neither deletions nor images that others shared, published or hid meanwhile show here: nothing of the record
+    /// changes, or it is not listed any more. Times have a resolution of a second: `since` itself is included, so what
+    /// is known comes again. Glance spends 1 ms on each record.
+    ///
+    /// # Errors
+    /// `Invalid` from servers before Mitaka, which do not know the filter.
+    pub async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page> {
+        let since = jiff::Timestamp::try_from(since).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let since = since.strftime("%Y-%m-%dT%H:%M:%SZ");
+        let order = "sort_key=updated_at&sort_dir=desc";
+        self.page(Operation::List, &format!("v2/images?limit={limit}&{order}&updated_at=gte:{since}")).await
     }
 
     /// Every visible image of exactly this name (`name=eq:`), first page only.

@@ -22,7 +22,7 @@ mod upload;
 
 pub use client::Glance;
 pub use download::Download;
-pub use image::{Image, MultiHash, Status};
+pub use image::{Image, MultiHash, RecordText, SECRET_KEYS, Status};
 pub use list::{NextPage, Page};
 pub use record::{Change, NewImage};
 pub use schema::Schema;

@@ -145,7 +145,8 @@ impl Change {
     }
 
     fn is_done(&self, image: &Image) -> bool {
-        let record: Map<String, Value> = serde_json::from_str(&image.record).unwrap_or_default();
+        let record: Map<String, Value> =
+            image.record.text().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         match self {
             Self::Set { key, value } => record.get(key) == Some(value),
             Self::Remove { key } => !record.contains_key(key),

@@ -4,6 +4,8 @@
 //! Methods are named as Nova's and Cinder's image services name them where they have them; each is
 //! described at [`Glance`].
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -27,6 +29,8 @@ pub trait Cloud: Send + Sync + 'static {
 pub trait Listing: Cloud {
     /// One page of the listing.
     fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>>;
+    /// The first page of the images changed since a time, the latest first.
+    fn changed_since(&self, since: SystemTime, limit: u32) -> BoxFuture<'_, Result<Page>>;
     /// Every visible image of exactly this name.
     fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>>;
     /// Which keys are attributes.
@@ -76,6 +80,10 @@ impl Cloud for Glance {
 impl Listing for Glance {
     fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
         Box::pin(Glance::list(self, limit, next))
+    }
+
+    fn changed_since(&self, since: SystemTime, limit: u32) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(Glance::changed_since(self, since, limit))
     }
 
     fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>> {

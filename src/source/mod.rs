@@ -145,7 +145,7 @@ impl Sources {
 
     /// The source of `image`, which should be active: its size is known then.
     pub fn of(&self, image: &Image) -> Arc<dyn Source> {
-        let store = image.stores.clone().unwrap_or_else(|| DEFAULT_STORE.into());
+        let store = image.stores.as_deref().unwrap_or(DEFAULT_STORE).into();
         let size = image.size.unwrap_or(0);
         Arc::new(Chooser::new(Arc::clone(&self.shared), image.id.clone(), size, store))
     }

@@ -54,7 +54,10 @@ pub(super) fn attributes_of(old: &Image, project: Option<&str>) -> Result<Vec<(S
         Error::new(Kind::Integrity, format!("the record of image {} is not a JSON object", old.id))
             .with_source(error)
     };
-    let record: Map<String, Value> = serde_json::from_str(&old.record).map_err(damaged)?;
+    let text = old.record.text().ok_or_else(|| {
+        Error::new(Kind::Integrity, format!("the record of image {} is not at hand", old.id))
+    })?;
+    let record: Map<String, Value> = serde_json::from_str(text).map_err(damaged)?;
     let mut carried: Vec<(String, Value)> = record
         .into_iter()
         .filter(|(key, value)| {
@@ -82,7 +85,7 @@ pub(super) struct Formats {
 /// create` does). But a container other than `bare`, and formats without any mark in their content
 /// (kernels and ramdisks), are known to nobody but the person who set them.
 pub(super) fn formats(content: &Content, record: Option<&Image>) -> Formats {
-    let set = |value: &Option<Box<str>>| value.as_deref().unwrap_or_default().to_owned();
+    let set = |value: &Option<std::sync::Arc<str>>| value.as_deref().unwrap_or_default().to_owned();
     let (disk, container) =
         record.map_or_else(Default::default, |image| (set(&image.disk_format), set(&image.container_format)));
     if !matches!(container.as_str(), "" | "bare") {

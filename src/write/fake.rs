@@ -152,7 +152,7 @@ impl FakeGlance {
         match self.state().images.get(id) {
             None => return fail(Kind::NotFound),
             Some((image, _)) if image.status != Status::Queued => return fail(Kind::Busy),
-            Some((image, _)) if &*image.record != "{}" => return fail(Kind::ServerError),
+            Some((image, _)) if image.record.text() != Some("{}") => return fail(Kind::ServerError),
             Some((image, _)) if image.disk_format.is_none() => return fail(Kind::Invalid),
             Some(_) => {}
         }

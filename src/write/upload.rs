@@ -184,7 +184,7 @@ impl Upload {
             let message = format!("image {id} is {:?}: only a queued image takes data", image.status);
             return Err(Error::new(Kind::Busy, message));
         }
-        if has_hash(&image.record) {
+        if image.record.text().is_some_and(has_hash) {
             return Err(Error::new(Kind::WrongFormat, spoilt(id)));
         }
         let formats = formats(content, Some(image));

@@ -22,6 +22,7 @@ mod outage;
 mod passthrough;
 mod profiles;
 mod reading;
+mod scale;
 mod status;
 mod tls;
 mod tools;

@@ -216,7 +216,7 @@ async fn a_replacement_carries_attributes_over() {
     let draft = rig.draft(replace, b"new");
     let image = draft.commit().await.unwrap();
     assert_eq!(draft.warning(), None);
-    let record: serde_json::Value = serde_json::from_str(&image.record).unwrap();
+    let record: serde_json::Value = serde_json::from_str(image.record.text().unwrap()).unwrap();
     assert_eq!(record["tags"].as_array().unwrap().len(), 2);
     assert_eq!((&record["min_disk"], &record["os_distro"]), (&3.into(), &"debian".into()));
     assert_eq!(image.visibility.as_ref(), "community");

@@ -5,7 +5,7 @@
 //! <dir>/v1/content/<content key>              64 hex digits: the image whose copy was verified
 //! <dir>/v1/profiles/<digest>.profile          what a start reads, see `read::profile`: not of the cache
 //! <dir>/v1/evict.lock                         held by the process that makes room
-//! <dir>/v1/<key>.list, <key>.login            for `--allow-stale`: not of the cache (see `catalog::saved`, `auth::last_login`)
+//! <dir>/v1/<key>.list, <key>.login            for `--allow-stale`: not of the cache (see `catalog::records`, `auth::last_login`)
 //! ```
 //!
 //! Everything is opened relative to directory handles that were checked once, without following links.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::devcloud::Devcloud;
 use super::mount::Mount;
 use super::run::run_folder;
+use super::shell::run;
 
 /// A running cloud.
 pub struct Cloud {
@@ -60,6 +61,14 @@ impl Cloud {
     /// `options` is `--no-hash`.
     pub fn http_image(&self, name: &str, file: &str, options: &[&str]) -> String {
         self.devcloud.http_image_with("alice", name, Path::new(file), options)
+    }
+
+    /// Puts records of `count` active images without data into Glance's database, named `image-000001` and on.
+    #[track_caller]
+    pub fn fill(&self, count: usize) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/fill_glance.py");
+        let database = self.folder().join("glance/glance.db");
+        run(&format!("python3 {script} {} {count}", database.display())).expect_success();
     }
 
     /// The folder with everything that the servers keep.

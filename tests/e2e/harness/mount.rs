@@ -116,6 +116,15 @@ impl Mount {
         })
     }
 
+    /// Bytes of memory that the daemon has in use.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        let daemon = self.daemon().expect("a daemon");
+        let status = std::fs::read_to_string(format!("/proc/{daemon}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     /// Whether the kernel lists it.
     pub fn is_mounted(&self) -> bool {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();

@@ -6,16 +6,18 @@
 //! image of a name is told from the first. An image without a name is `%null~<id8>`, one with an
 //! empty name `%empty~<id8>`; neither can be the encoding of a name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::catalog::Snapshot;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, Status};
 use crate::units::ImageId;
 
 /// The longest file name the kernel takes, in bytes (`NAME_MAX`).
-pub(super) const NAME_MAX: usize = 255;
+pub const NAME_MAX: usize = 255;
 
 /// The longest name Glance takes, in characters.
 const GLANCE_NAME_MAX: usize = 255;
@@ -27,7 +29,7 @@ const SHORT_ID: usize = 8;
 const RESERVED: [&str; 2] = [".by-id", ".glancefs"];
 
 /// The file name of an image called `name`, before anything is said about others of that name.
-pub(super) fn encode(name: &str) -> String {
+pub fn encode(name: &str) -> String {
     if name == "." || name == ".." {
         return name.replace('.', "%2E");
     }
@@ -51,7 +53,7 @@ pub(super) fn encode(name: &str) -> String {
 
 /// The name that a file name stands for. A `%` that begins no escape stands for itself, so that
 /// `cp x 'mnt/100%'` does what it says. `None` when the escapes do not make UTF-8.
-pub(super) fn decode(file_name: &str) -> Option<String> {
+pub fn decode(file_name: &str) -> Option<String> {
     let bytes = file_name.as_bytes();
     let mut name = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -89,7 +91,7 @@ fn suffix(name: &str) -> Option<(&str, &str)> {
 /// `NameTooLong` beyond Glance's 255 characters; `IllegalName` for bytes that are not UTF-8 and for
 /// 4-byte characters, which Glance refuses; `Invalid` for a name that ends as those of duplicates
 /// do, since the image would not be found under it.
-pub(super) fn name_for_new(file_name: &std::ffi::OsStr) -> Result<String> {
+pub fn name_for_new(file_name: &std::ffi::OsStr) -> Result<String> {
     let illegal = |why: &str| Error::new(Kind::IllegalName, format!("{file_name:?} {why}"));
     let text = file_name.to_str().ok_or_else(|| illegal("is not UTF-8, as names in Glance are"))?;
     if suffix(text).is_some() {
@@ -113,62 +115,109 @@ pub(super) fn name_for_new(file_name: &std::ffi::OsStr) -> Result<String> {
     Ok(name)
 }
 
-/// The file names of one list of images.
-#[derive(Debug, Default)]
-pub(super) struct FileNames {
-    by_file_name: HashMap<Arc<str>, ImageId>,
-    /// The images of each name, the one with the plain file name first. `None`: no name.
-    by_name: HashMap<Option<Box<str>>, Vec<ImageId>>,
+/// A name as Glance keeps it; `None`: the record says null.
+type Name = Option<Arc<str>>;
+
+/// The file names of one list of images. A copy shares what it has in common with the original, and a
+/// change costs as much as the images of the name that it is about.
+#[derive(Debug, Clone, Default)]
+pub struct FileNames {
+    /// Our own project.
+    project: Option<Arc<str>>,
+    by_file_name: OrdMap<Arc<str>, ImageId>,
+    /// The images of each name, the one with the plain file name first.
+    by_name: OrdMap<Name, Arc<[ImageId]>>,
 }
 
 impl FileNames {
-    /// Names every image of `list`; `project` is our own.
-    pub(super) fn of(list: &Snapshot, project: Option<&str>) -> Self {
-        let mut groups: HashMap<Option<&str>, Vec<&Image>> = HashMap::new();
-        for image in list.iter() {
-            groups.entry(image.name.as_deref()).or_default().push(image);
-        }
-        let mut names = Self::default();
-        for (name, mut images) in groups {
-            images.sort_by_key(|image| precedence(image, project));
-            let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
-            for (place, image) in images.iter().enumerate() {
-                let file_name: Arc<str> = file_name(name, place == 0, &ids, image.id.as_str()).into();
-                names.by_file_name.insert(file_name, image.id.clone());
-            }
-            let ids = images.iter().map(|image| image.id.clone()).collect();
-            names.by_name.insert(name.map(Box::from), ids);
-        }
-        names
+    /// No names yet; `project` is our own.
+    pub(super) fn of_project(project: Option<&str>) -> Self {
+        Self { project: project.map(Arc::from), ..Self::default() }
     }
 
-    /// Every file name with its image, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &ImageId)> {
+    /// Every file name with its image, in the order of names.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &ImageId)> {
         self.by_file_name.iter()
+    }
+
+    /// The image that is listed under exactly this file name.
+    pub fn listed(&self, file_name: &str) -> Option<&ImageId> {
+        self.by_file_name.get(file_name)
     }
 
     /// The image that a file name means: as listed, `name~<id prefix>` of any image of that name,
     /// or any other spelling of the plain name.
-    pub(super) fn find(&self, file_name: &str) -> Option<&ImageId> {
+    pub fn find(&self, file_name: &str) -> Option<&ImageId> {
         if let Some(id) = self.by_file_name.get(file_name) {
             return Some(id);
         }
+        let group = |name: Name| self.by_name.get(&name).map_or(&[][..], |ids| ids);
         if let Some((base, prefix)) = suffix(file_name) {
             let group = match base {
-                "%null" => self.by_name.get(&None),
-                "%empty" => self.by_name.get(&Some("".into())),
-                base => self.by_name.get(&Some(decode(base)?.into())),
+                "%null" => group(None),
+                "%empty" => group(Some("".into())),
+                base => group(Some(decode(base)?.into())),
             };
-            let mut matching = group.into_iter().flatten().filter(|id| id.as_str().starts_with(prefix));
+            let mut matching = group.iter().filter(|id| id.as_str().starts_with(prefix));
             return matching.next().filter(|_| matching.next().is_none());
         }
         let name = decode(file_name).filter(|name| !name.is_empty())?;
-        self.by_name.get(&Some(name.into()))?.first()
+        group(Some(name.into())).first()
+    }
+
+    /// The file names of `self` that are not there in `new`, or there for another image.
+    pub fn lost_in<'a>(&'a self, new: &'a Self) -> impl Iterator<Item = (&'a Arc<str>, &'a ImageId)> {
+        self.by_file_name.diff(&new.by_file_name).filter_map(|change| match change {
+            DiffItem::Add(..) => None,
+            DiffItem::Update { old: (name, id), .. } | DiffItem::Remove(name, id) => Some((name, id)),
+        })
+    }
+
+    /// Names some images anew, and with them those of the same names, after the list has changed:
+    /// `touched` has the images as they were before and as they are now, `image` finds what is listed now.
+    pub(super) fn assign<'a>(
+        &mut self,
+        mut touched: Vec<Arc<Image>>,
+        image: impl Fn(&ImageId) -> Option<&'a Image>,
+    ) {
+        touched.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        for alike in touched.chunk_by(|one, other| one.name == other.name) {
+            let name: Name = alike.first().and_then(|image| image.name.clone());
+            let before = self.by_name.get(&name).cloned().unwrap_or_default();
+            let ids: BTreeSet<&ImageId> = before.iter().chain(alike.iter().map(|image| &image.id)).collect();
+            let has_name = |image: &&Image| image.name.as_deref() == name.as_deref();
+            let mut group: Vec<&Image> = ids.into_iter().filter_map(&image).filter(has_name).collect();
+            group.sort_by_key(|image| precedence(image, self.project.as_deref()));
+            let now: Arc<[ImageId]> = group.into_iter().map(|image| image.id.clone()).collect();
+            if now == before {
+                continue;
+            }
+            let (old, new) = (file_names(name.as_ref(), &before), file_names(name.as_ref(), &now));
+            for file_name in old.keys().filter(|file_name| !new.contains_key(*file_name)) {
+                self.by_file_name.remove(file_name);
+            }
+            for (file_name, id) in new.into_iter().filter(|(file_name, id)| old.get(file_name) != Some(id)) {
+                self.by_file_name.insert(file_name, id.clone());
+            }
+            if now.is_empty() {
+                self.by_name.remove(&name)
+            } else {
+                self.by_name.insert(name, now)
+            };
+        }
     }
 }
 
+/// Whether it matters to names that `old` is now `new`.
+pub(super) fn matters(old: Option<&Image>, new: Option<&Image>) -> bool {
+    fn facts(image: &Image) -> impl PartialEq {
+        (&image.name, image.status == Status::Active, image.created_at, &image.owner)
+    }
+    old.map(facts) != new.map(facts)
+}
+
 /// The name to ask the server for when no listed image has this file name.
-pub(super) fn name_to_ask_for(file_name: &str) -> Option<String> {
+pub fn name_to_ask_for(file_name: &str) -> Option<String> {
     let base = suffix(file_name).map_or(file_name, |(base, _)| base);
     if base.starts_with("%null") || base.starts_with("%empty") {
         return None;
@@ -184,13 +233,28 @@ fn precedence<'a>(image: &'a Image, project: Option<&str>) -> impl Ord + use<'a>
     (foreign, inactive, image.created_at, image.id.as_str())
 }
 
-fn file_name(name: Option<&str>, first: bool, group: &[&str], id: &str) -> String {
+/// The file names of the images of one name, in their order of precedence.
+fn file_names<'a>(name: Option<&Arc<str>>, group: &'a [ImageId]) -> BTreeMap<Arc<str>, &'a ImageId> {
+    let short = short_ids(group);
+    let named = group.iter().enumerate().map(|(place, id)| {
+        let file_name = file_name(name.map(|name| &**name), place == 0, short[id], id.as_str());
+        let text = match name {
+            // Most names are file names as they are, and then share their memory.
+            Some(name) if **name == *file_name => Arc::clone(name),
+            _ => file_name.into(),
+        };
+        (text, id)
+    });
+    named.collect()
+}
+
+fn file_name(name: Option<&str>, first: bool, short_id: &str, id: &str) -> String {
     let encoded = match name {
-        None => return format!("%null~{}", short_id(group, id)),
-        Some("") => return format!("%empty~{}", short_id(group, id)),
+        None => return format!("%null~{short_id}"),
+        Some("") => return format!("%empty~{short_id}"),
         Some(name) => encode(name),
     };
-    let full = if first { encoded.clone() } else { format!("{encoded}~{}", short_id(group, id)) };
+    let full = if first { encoded.clone() } else { format!("{encoded}~{short_id}") };
     if full.len() <= NAME_MAX {
         return full;
     }
@@ -205,13 +269,21 @@ fn file_name(name: Option<&str>, first: bool, group: &[&str], id: &str) -> Strin
     format!("{}~{id}", &encoded[..cut])
 }
 
-/// The first 8 characters of `id`, or as many as tell it from the others of its name.
-fn short_id<'a>(group: &[&str], id: &'a str) -> &'a str {
-    let unique = |length: usize| {
-        let prefix = &id[..length];
-        group.iter().filter(|other| other.starts_with(prefix)).count() == 1
+/// Of each id the first 8 characters, or as many as tell it from the others.
+fn short_ids(group: &[ImageId]) -> HashMap<&ImageId, &str> {
+    let mut sorted: Vec<&str> = group.iter().map(ImageId::as_str).collect();
+    sorted.sort_unstable();
+    // In this order the ids most like one are beside it.
+    let place = |id: &str| sorted.binary_search(&id).unwrap_or(0);
+    let alike = |one: &str, other: &str| one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let short = |id: &ImageId| {
+        let (id, place) = (id.as_str(), place(id.as_str()));
+        let before = place.checked_sub(1).and_then(|before| sorted.get(before));
+        let neighbours = before.into_iter().chain(sorted.get(place + 1));
+        let most_alike = neighbours.map(|other| alike(id, other)).max().unwrap_or(0);
+        (most_alike + 1).max(SHORT_ID)
     };
-    (SHORT_ID..id.len()).find(|&length| unique(length)).map_or(id, |length| &id[..length])
+    group.iter().map(|id| (id, id.as_str().get(..short(id)).unwrap_or(id.as_str()))).collect()
 }
 
 #[cfg(test)]
@@ -221,6 +293,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::catalog::Snapshot;
 
     fn image(id: u32, name: Option<&str>) -> Image {
         let record = serde_json::json!({
@@ -231,8 +304,12 @@ mod tests {
         Image::from_record(&record.to_string()).unwrap()
     }
 
+    fn list(images: impl IntoIterator<Item = Image>) -> Snapshot {
+        Snapshot::of(images, Some("ours"))
+    }
+
     fn names(images: impl IntoIterator<Item = Image>) -> FileNames {
-        FileNames::of(&Snapshot::new(images), Some("ours"))
+        list(images).names().clone()
     }
 
     fn named(names: &FileNames, id: u32) -> String {
