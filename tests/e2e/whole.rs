@@ -164,7 +164,9 @@ fn a_prefetch_that_is_interrupted_stops_and_leaves_what_came() {
     for signal in [Signal::INT, Signal::KILL] {
         gate.slow();
         let before = cached_bytes(&mount, "fetch-interrupted.raw");
-        let command = background(&format!("exec {GLANCEFS} prefetch {mount}/fetch-interrupted.raw"));
+        // Who started the tests in the background made them ignore SIGINT.
+        let program = format!("env --default-signal=INT {GLANCEFS}");
+        let command = background(&format!("exec {program} prefetch {mount}/fetch-interrupted.raw"));
         eventually("some of it came", || cached_bytes(&mount, "fetch-interrupted.raw") > before);
         assert!(filling());
         command.signal(signal);
