@@ -103,10 +103,11 @@ impl Refresher {
         let mut found = Found::default();
         let mut page = service.changed_since(since, CHANGES_PAGE).await?;
         for _ in 0..MOST_PAGES {
-            let before = found.news;
+            let before = found.edits.len();
             self.take(list, page.images, &mut found, None).await?;
-            // The latest come first: behind a page that is known there is nothing new.
-            match page.next.filter(|_| found.news > before) {
+            // The latest come first: behind a page that refreshes have brought before there is nothing new. What
+            // this mount learned by itself is known, too, and says nothing of what others did before it.
+            match page.next.filter(|_| found.edits.len() > before) {
                 None => return Ok(found),
                 Some(next) => page = service.list(CHANGES_PAGE, Some(&next)).await?,
             }

@@ -216,6 +216,22 @@ async fn a_thousand_images_of_one_second_do_not_come_again_each_time() {
 }
 
 #[tokio::test]
+async fn what_this_mount_did_itself_does_not_hide_what_others_did() {
+    let (service, catalog, _folder) = of_many(300).await;
+    let made = service.add("by another", b"");
+    // More than a page, all later.
+    for number in 0..60 {
+        let name = format!("ours-{number}");
+        service.add(&name, b"");
+        catalog.find_by_name(&name).await.unwrap();
+    }
+    catalog.refresh().await.unwrap();
+    assert!(catalog.snapshot().get(&made).is_some());
+    service.state().pages = 0;
+    assert_eq!(cost_of_refresh(&service, &catalog).await, 1, "ours are put away by now");
+}
+
+#[tokio::test]
 async fn a_record_from_the_future_hides_nothing() {
     let (service, catalog, _folder) = of_many(300).await;
     let odd = service.add("from the future", b"");
