@@ -11,6 +11,8 @@
 //! only taken on threads that may wait.
 
 mod adopt;
+mod arrival;
+mod demand;
 mod disk;
 mod fill;
 mod flight;
@@ -53,8 +55,9 @@ use self::follow::Follower;
 use self::memory::Memory;
 use self::writer::Writer;
 
+pub use self::demand::Found;
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
-pub use self::image::{Backing, CachedImage, Found};
+pub use self::image::{Backing, CachedImage};
 pub use self::verify::Mismatch;
 pub use self::whole::{Evicted, Holding, Usage};
 
