@@ -36,13 +36,13 @@ impl CachedImage {
         }
         self.core().memory.insert(self.key(), block, bytes.clone());
         let too_many = match disk {
-            Some(_) => self.core().writer.offer(&self.core(), self, block, bytes.clone()),
+            Some(_) => self.core().writer.offer(self.core(), self, block, bytes.clone()),
             None => None,
         };
         ticket.deliver(block, &bytes);
         drop(bytes);
         if let Some(bytes) = too_many
-            && !self.core().writer.offer_patiently(&self.core(), self, block, bytes, patience).await
+            && !self.core().writer.offer_patiently(self.core(), self, block, bytes, patience).await
         {
             self.settle(BlockRange { start: block, end: block.next() });
         }
