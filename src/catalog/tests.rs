@@ -195,6 +195,26 @@ async fn new_and_changed_images_show_after_one_request_and_deleted_ones_after_a_
 }
 
 #[tokio::test]
+async fn a_change_to_a_status_that_no_list_shows_takes_the_image_away() {
+    let (service, catalog, _folder) = of_many(300).await;
+    let ids: Vec<_> = catalog.snapshot().iter().map(|image| image.id.clone()).take(2).collect();
+    for (id, status) in ids.iter().zip(["killed", "deleted"]) {
+        let mut state = service.state();
+        let at = state.tick();
+        let record = state.records.get_mut(id).unwrap();
+        (record["status"], record["updated_at"]) = (status.into(), at);
+    }
+    // As v1 tells of them; one that was never listed is none to take away.
+    let stranger = service.add("stranger", b"");
+    service.state().records.get_mut(&stranger).unwrap()["status"] = "deleted".into();
+    let mut changes = catalog.subscribe();
+    cost_of_refresh(&service, &catalog).await;
+    assert_eq!(catalog.snapshot().len(), 298);
+    assert!(ids.iter().all(|id| catalog.snapshot().get(id).is_none()));
+    assert!(changes.try_recv().is_ok());
+}
+
+#[tokio::test]
 async fn a_list_of_few_images_is_walked_each_time() {
     let (service, catalog, _folder) = of_many(100).await;
     let gone = catalog.snapshot().iter().next().unwrap().id.clone();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Passthrough, Prefetch};
+use crate::config::{ApiVersion, Passthrough, Prefetch};
 use crate::units::{self, ByteSize};
 
 const EXAMPLES: &str = "\
@@ -150,6 +150,10 @@ pub struct CloudArguments {
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     pub max_connections: usize,
 
+    /// Which version of the Image API is spoken: auto (2 where the servers have it, else 1), 1 or 2.
+    #[arg(long, value_name = "VERSION", default_value = "auto", value_parser = api_version())]
+    pub api_version: ApiVersion,
+
     /// When Glance or Keystone does not answer, mount with the list of images saved last. A refused login still fails.
     #[arg(long)]
     pub allow_stale: bool,
@@ -204,6 +208,14 @@ pub struct LocalArguments {
     /// as long as it is).
     #[arg(long, value_name = "WHEN", default_value = "off", value_parser = prefetch())]
     pub prefetch: Prefetch,
+}
+
+fn api_version() -> impl TypedValueParser<Value = ApiVersion> {
+    PossibleValuesParser::new(["auto", "1", "2"]).map(|word| match word.as_str() {
+        "1" => ApiVersion::V1,
+        "2" => ApiVersion::V2,
+        _ => ApiVersion::Auto,
+    })
 }
 
 fn passthrough() -> impl TypedValueParser<Value = Passthrough> {

@@ -49,6 +49,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         log_file,
         auth,
         http,
+        api_version: cloud.api_version,
         catalog,
         cache,
         spool,

@@ -26,6 +26,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// How requests are made.
     pub http: HttpConfig,
+    /// By which version of the Image API.
+    pub api_version: ApiVersion,
     /// How the list of images is kept.
     pub catalog: CatalogConfig,
     /// Where and how much is cached.
@@ -38,6 +40,18 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// When whole images are fetched that nobody asked for.
     pub prefetch: Prefetch,
+}
+
+/// Which version of the Image API is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ApiVersion {
+    /// v2 where the servers have it, else v1.
+    #[default]
+    Auto,
+    /// v1, which has no ranges.
+    V1,
+    /// v2.
+    V2,
 }
 
 /// Whether the kernel may read complete, verified images from the cache itself.

@@ -36,6 +36,10 @@ pub(super) const ANSWER_LIMIT: usize = 64 << 20;
 pub(super) const REQUEST_ID: &str = "x-openstack-request-id";
 pub(super) const AUTH_TOKEN: &str = "x-auth-token";
 
+/// Headers of one answer. The usual limit is 100, and v1 of the API answers with one for each property, of which Glance
+/// takes 128 unless a site says otherwise.
+const HEADER_LIMIT: usize = 512;
+
 /// A client of one cloud's Glance; cheap to clone.
 #[derive(Clone)]
 pub struct Glance {
@@ -90,6 +94,8 @@ pub(super) struct Request<'a> {
     /// What it is about, for messages: `image <id>`, or empty.
     pub subject: &'a str,
     pub body: Option<(&'static str, Bytes)>,
+    /// Besides those that every request has.
+    pub headers: HeaderMap,
     pub wants: Wants,
 }
 
@@ -104,6 +110,7 @@ pub(super) enum Wants {
 /// The answer to a request, of whatever status.
 pub(super) struct Answer {
     pub status: StatusCode,
+    pub headers: HeaderMap,
     pub body: Bytes,
     /// For data that were asked for and do come: their body is still unread.
     pub stream: Option<Response>,
@@ -115,7 +122,7 @@ pub(super) struct Answer {
 
 impl<'a> Request<'a> {
     pub(super) fn new(operation: Operation, method: Method, path: &'a str, subject: &'a str) -> Self {
-        Self { operation, method, path, subject, body: None, wants: Wants::Record }
+        Self { operation, method, path, subject, body: None, headers: HeaderMap::new(), wants: Wants::Record }
     }
 
     pub(super) fn body(mut self, content_type: &'static str, body: Vec<u8>) -> Self {
@@ -149,6 +156,7 @@ impl Glance {
                 .connect_timeout(CONNECT_TIMEOUT)
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .tcp_nodelay(true)
+                .http1_max_headers(HEADER_LIMIT)
                 // Glance does not redirect; a redirect would carry the token to another place.
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
@@ -207,20 +215,20 @@ impl Glance {
                 Err(_) => Err(Failure::silent(request, base)),
             };
             let (error, wait) = match outcome {
-                Ok((answer, _)) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
+                Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
                     renewed = true;
                     inner.auth.renew_after(credential.generation).await?;
                     continue;
                 }
-                Ok((answer, headers)) if is_transient(answer.status, request.method == Method::GET) => {
+                Ok(answer) if is_transient(answer.status, request.method.is_safe()) => {
                     // 429 and 500 are about this request; the others mean that nothing works behind this address.
                     if matches!(answer.status.as_u16(), 502..=504) {
                         servers.failed(server);
                     }
                     repeated = true;
-                    (answer.error(request), retry_after(&headers))
+                    (answer.error(request), retry_after(&answer.headers))
                 }
-                Ok((mut answer, _)) => {
+                Ok(mut answer) => {
                     servers.succeeded(server);
                     answer.server = server;
                     answer.repeated = repeated;
@@ -248,7 +256,7 @@ impl Glance {
         request: &Request<'_>,
         base: &Url,
         credential: &Credential,
-    ) -> Result<(Answer, HeaderMap), Failure> {
+    ) -> Result<Answer, Failure> {
         let client = match request.wants {
             Wants::Record => &self.inner.metadata,
             Wants::Data(_) => &self.inner.data,
@@ -256,6 +264,7 @@ impl Glance {
         let mut exchange = Exchange::new(request.method.clone(), base, request.path);
         let mut builder =
             exchange.builder(client, credential).map_err(|error| Failure { error, sent: false })?;
+        builder = builder.headers(request.headers.clone());
         if let Some((content_type, body)) = &request.body {
             builder = builder.header(CONTENT_TYPE, *content_type).body(body.clone());
         }
@@ -273,9 +282,9 @@ impl Glance {
         exchange.log(&response);
         let status = response.status();
         let headers = response.headers().clone();
-        let answer = |body, stream| Answer { status, body, stream, server: 0, repeated: false };
+        let answer = |body, stream| Answer { status, headers, body, stream, server: 0, repeated: false };
         if matches!(request.wants, Wants::Data(_)) && status.is_success() {
-            return Ok((answer(Bytes::new(), Some(response)), headers));
+            return Ok(answer(Bytes::new(), Some(response)));
         }
         let limit = if status.is_success() { ANSWER_LIMIT } else { ERROR_LIMIT };
         let body = match read_body(&mut response, limit).await {
@@ -289,7 +298,7 @@ impl Glance {
             }
             Err(error) => return Err(Failure::transport(request, base, error)),
         };
-        Ok((answer(body, None), headers))
+        Ok(answer(body, None))
     }
 }
 

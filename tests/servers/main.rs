@@ -15,6 +15,7 @@ mod keystone;
 #[path = "../e2e/harness/run.rs"]
 mod run;
 mod uploads;
+mod v1;
 
 use std::sync::LazyLock;
 use std::time::Duration;
