@@ -48,11 +48,17 @@ impl GlanceV1 {
         self.page(Operation::List, &path).await
     }
 
-    /// Every visible image of exactly this name, first page only.
+    /// Every visible image of exactly this name, first page only; of names with a colon those among the 100 latest
+    /// images, since Glance 15 takes what is before the colon for an operator and fails.
     pub async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
-        let name = Filter::Name(name.to_owned()).v1();
         // 100: duplicates are possible without limit, but a person has a handful.
-        Ok(self.page(Operation::List, &format!("{ALL}&limit=100&{name}")).await?.images)
+        let mut path = format!("{ALL}&limit=100");
+        if !name.contains(':') {
+            path.push_str(&format!("&{}", Filter::Name(name.to_owned()).v1()));
+        }
+        let mut found = self.page(Operation::List, &path).await?.images;
+        found.retain(|image| image.name.as_deref() == Some(name));
+        Ok(found)
     }
 
     async fn page(&self, operation: Operation, path: &str) -> Result<Page> {
