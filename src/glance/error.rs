@@ -75,9 +75,10 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
             Kind::NotSupported,
             "there is no such version of the Image API: check the endpoint and --api-version",
         ),
-        (_, 300..=399) => {
-            (Kind::NotSupported, "this server does not speak this version of the Image API here")
-        }
+        (_, 300..=399) => (
+            Kind::NotSupported,
+            "this server does not speak this version of the Image API here: check the endpoint and --api-version",
+        ),
         (Op::Download, 400) if says("getting images randomly") => {
             (Kind::RangeUnsupported, "the store cannot serve ranges")
         }
