@@ -91,18 +91,30 @@ pub struct Error {
     kind: Kind,
     message: Cow<'static, str>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    unasked: bool,
 }
 
 impl Error {
     /// A failure of `kind`, told as `message` (lower case, no full stop, never a secret).
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), source: None, unasked: false }
     }
 
     /// The same, with the failure that caused it.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// The same, of a request that no server can have seen: no connection came about.
+    pub fn unasked(mut self) -> Self {
+        self.unasked = true;
+        self
+    }
+
+    /// No server can have seen the request, so it had no effect.
+    pub fn is_unasked(&self) -> bool {
+        self.unasked
     }
 
     /// A local file operation that failed while doing `what`; a full disk keeps its own kind.
@@ -133,7 +145,7 @@ impl Error {
 
     /// A copy for a second waiter of the same failure: kind and full text, without the chain.
     pub fn duplicate(&self) -> Self {
-        Self::new(self.kind, self.to_string())
+        Self { unasked: self.unasked, ..Self::new(self.kind, self.to_string()) }
     }
 }
 

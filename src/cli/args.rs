@@ -150,6 +150,11 @@ pub struct CloudArguments {
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     pub max_connections: usize,
 
+    /// How often a request that fails (HTTP 500, 429) is sent again, each time to the next server. Servers that are away
+    /// (refused and broken connections, timeouts, HTTP 502 to 504) are asked again until --timeout whatever this says.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub retries: u32,
+
     /// Which version of the Image API is spoken: auto (2 where the servers have it, else 1), 1 or 2.
     #[arg(long, value_name = "VERSION", default_value = "auto", value_parser = api_version())]
     pub api_version: ApiVersion,

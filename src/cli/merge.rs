@@ -139,6 +139,7 @@ fn http_config(cloud: &CloudArguments, environment: &Environment) -> Result<Http
     let ca_cert = ca_cert.map(|(origin, path)| readable_file(origin, &path)).transpose()?;
     Ok(HttpConfig {
         timeout: cloud.timeout,
+        retries: cloud.retries,
         ca_cert,
         insecure: cloud.insecure || environment.switch("OS_INSECURE")?,
         max_connections: cloud.max_connections,

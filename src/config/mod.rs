@@ -112,6 +112,10 @@ pub enum AuthMethod {
 pub struct HttpConfig {
     /// The deadline of a request (for uploads and streams: on progress). Default 60 s.
     pub timeout: Duration,
+    /// Tries after the first of a request that fails although servers answer (HTTP 500, 429). Refused and broken
+    /// connections, timeouts and 502 to 504 are tried again until `timeout` whatever this says. Default 3, as Nova's
+    /// and Cinder's `num_retries`.
+    pub retries: u32,
     /// `OS_CACERT`: trust this certificate file as well.
     pub ca_cert: Option<PathBuf>,
     /// `OS_INSECURE`: do not check certificates.

@@ -27,7 +27,7 @@ use super::client::{Exchange, Glance, host, read_body, transport_error};
 use super::error::{Operation, answered, failed};
 use super::image::Status;
 use super::record::{path, subject};
-use super::retry::{Backoff, RETRIES, is_transient};
+use super::retry::{Backoff, Worth, worth};
 use super::v1::{self, GlanceV1};
 use crate::auth::Credential;
 use crate::error::{Error, Kind, Result};
@@ -96,7 +96,7 @@ impl Destination {
 impl Glance {
     /// Uploads `size` bytes. `open` is called for each attempt with nothing sent yet; the stream must give exactly `size` bytes.
     ///
-    /// Tried again from the start (three times at most) when the connection broke and the record is back in `queued`;
+    /// Tried again from the start (`--retries` times, and while no server takes a connection) when the connection broke and the record is back in `queued`;
     /// an upload whose answer was lost but which the record shows as active with `size` bytes is done. The caller
     /// compares the hash.
     ///
@@ -132,7 +132,7 @@ impl Glance {
             .await
             .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
         let mut backoff = Backoff::default();
-        let (mut tries, mut renewed) = (0, false);
+        let (mut tries, mut retries, mut renewed) = (0, 0, false);
         let mut moved_at = Instant::now();
         loop {
             let credential = self.inner.auth.credential().await?;
@@ -150,17 +150,21 @@ impl Glance {
                 Outcome::Refused => {
                     return Err(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b""));
                 }
+                // Nobody is there: worth waiting for.
                 Outcome::Unsent(error) => error,
                 Outcome::Unknown(error) | Outcome::Conflict(error) => {
                     match self.settle(to, id, size, error).await? {
                         None => return Ok(()),
-                        Some(error) => error,
+                        Some(error) => {
+                            retries += 1;
+                            error
+                        }
                     }
                 }
             };
             tries += 1;
             let pause = backoff.pause();
-            if tries > RETRIES || moved_at.elapsed() + pause >= self.inner.timeout {
+            if retries > self.inner.retries || moved_at.elapsed() + pause >= self.inner.timeout {
                 return Err(error);
             }
             tracing::warn!(%error, "uploading again from the start");
@@ -227,6 +231,7 @@ impl Glance {
             servers.succeeded(server);
             return Outcome::Done;
         }
+        let headers = response.headers().clone();
         let text = match timeout(REFUSAL_WAIT, read_body(&mut response, PIECE)).await {
             Ok(Ok(Some(text))) => text,
             _ => Bytes::new(),
@@ -235,7 +240,7 @@ impl Glance {
         match status {
             StatusCode::UNAUTHORIZED => Outcome::Refused,
             StatusCode::CONFLICT => Outcome::Conflict(error),
-            status if is_transient(status, false) => Outcome::Unknown(error),
+            status if worth(status, &headers, false) != Worth::Nothing => Outcome::Unknown(error),
             _ => Outcome::Failed(error),
         }
     }

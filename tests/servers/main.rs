@@ -43,7 +43,13 @@ fn start(auth: &str, options: &[&str]) -> Devcloud {
 }
 
 fn http() -> HttpConfig {
-    HttpConfig { timeout: Duration::from_secs(30), ca_cert: None, insecure: false, max_connections: 8 }
+    HttpConfig {
+        timeout: Duration::from_secs(30),
+        retries: 3,
+        ca_cert: None,
+        insecure: false,
+        max_connections: 8,
+    }
 }
 
 /// A client of a cloud without Keystone: `user`'s, or one without a token.

@@ -68,7 +68,7 @@ impl Script {
 
 pub async fn client(urls: &[&Url], method: AuthMethod, timeout: Duration) -> Glance {
     let endpoints = urls.iter().copied().cloned().collect();
-    let http = HttpConfig { timeout, ca_cert: None, insecure: false, max_connections: 4 };
+    let http = HttpConfig { timeout, retries: 3, ca_cert: None, insecure: false, max_connections: 4 };
     let auth = AuthConfig { method, auth_type: None, endpoints, region: None, interface: None };
     Glance::new(Auth::connect(&auth, &http, None).await.unwrap(), &http).unwrap()
 }
