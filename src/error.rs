@@ -2,7 +2,26 @@
 //!
 //! Kinds, not messages, decide behaviour: `fuse::errno` maps each kind to an errno in one exhaustive
 //! table, and callers ask through predicates. The names follow the exceptions of the image services
-//! that glancefs stands in for.
+//! that glancefs stands in for:
+//!
+//! | exception of Nova, Cinder or Glance's client | kind | errno (`fuse::errno`) |
+//! | --- | --- | --- |
+//! | `NotFound`, `ImageNotFound`, `HTTPNotFound` | `NotFound`; `Stale` on an open file | ENOENT; ESTALE |
+//! | `NotAuthorized`, `HTTPUnauthorized` | `NotAuthenticated` | EACCES |
+//! | `Forbidden`, `ImageNotAuthorized`, `HTTPForbidden` | `Forbidden`; `NotPermitted` for what is protected or immutable | EACCES; EPERM |
+//! | `ImageNotActive` | `Busy` while data are on their way; `NoData` when queued; `Forbidden` when deactivated; `Io` when killed | EBUSY; ENODATA; EACCES; EIO |
+//! | `ImageUnacceptable` (without data; format against content) | `NoData`; `WrongFormat` | ENODATA; EMEDIUMTYPE |
+//! | `ImageBadRequest`, `Invalid`, `InvalidImageRef`, `ValueError`, `ImageImportImpossible` (400) | `Invalid` | EINVAL |
+//! | `ImageDeleteConflict`, `ImageImportImpossible` (409) | `Busy` | EBUSY |
+//! | `ImageQuotaExceeded` | `QuotaExceeded` | EDQUOT |
+//! | `ImageLimitExceeded` (properties, tags, members), `StorageFull` | `NoSpace` | ENOSPC |
+//! | `ImageTooBig`, `ImageSizeLimitExceeded` | `TooLarge` | EFBIG |
+//! | `AlreadyExists`, `Duplicate` | `Exists` | EEXIST |
+//! | `GlanceConnectionFailed`, `CommunicationError`, `InvalidEndpoint`, `HTTPServiceUnavailable` | `Unreachable`, `TimedOut`; `ServerError` for 5xx answers | ETIMEDOUT; EIO; read(2): EIO |
+//! | `ImagePaginationFailed` | `ServerError`; the last good list stays | EIO |
+//! | `ImageDownloadFailed`, `IOError(EPIPE)`, `SignatureVerificationError` | `Integrity` | EIO |
+//! | `CertificateValidationFailed` of a server | `Untrusted` | EIO |
+//! | `MetadataDefinition…`, v1 without a feature, 405, 501 | `NotSupported` | EOPNOTSUPP |
 
 use std::borrow::Cow;
 use std::error::Error as StdError;

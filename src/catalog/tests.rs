@@ -77,6 +77,25 @@ async fn a_saved_list_serves_when_no_server_answers_and_only_when_allowed() {
     assert_eq!(strict.start().await.unwrap_err().kind(), Kind::Unreachable);
 }
 
+#[tokio::test(start_paused = true)]
+async fn where_a_saved_list_can_stand_in_the_first_answer_is_not_waited_for_long() {
+    let (service, folder) = (Arc::new(FakeService::default()), tempfile::tempdir().unwrap());
+    service.add("a", b"");
+    catalog(&service, folder.path(), true).start().await.unwrap();
+    eventually(|| folder.path().join("list").exists()).await;
+    service.state().stuck = true;
+    let stale = catalog(&service, folder.path(), true);
+    let begun = tokio::time::Instant::now();
+    stale.start().await.unwrap();
+    assert_eq!((names(&stale), stale.is_failing()), (vec!["a".to_owned()], true));
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    for without in
+        [catalog(&service, folder.path(), false), catalog(&service, &folder.path().join("none"), true)]
+    {
+        tokio::time::timeout(Duration::from_secs(50), without.start()).await.unwrap_err();
+    }
+}
+
 #[tokio::test]
 async fn what_this_mount_changed_during_a_walk_wins_over_what_the_walk_saw() {
     let (service, folder) = (Arc::new(FakeService::default()), tempfile::tempdir().unwrap());
