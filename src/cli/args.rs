@@ -360,6 +360,13 @@ mod tests {
     }
 
     #[test]
+    fn the_version_of_the_api_is_found_out_unless_it_is_given() {
+        assert_eq!(mount(&["/m"]).unwrap().cloud.api_version, ApiVersion::Auto);
+        assert_eq!(mount(&["--api-version", "1", "/m"]).unwrap().cloud.api_version, ApiVersion::V1);
+        assert_eq!(mount(&["--api-version=2", "/m"]).unwrap().cloud.api_version, ApiVersion::V2);
+    }
+
+    #[test]
     fn endpoints_add_up() {
         let given = mount(&["--endpoint", "http://a", "--endpoint=http://b", "/m"]).unwrap();
         assert_eq!(given.cloud.endpoint, ["http://a", "http://b"]);
@@ -380,6 +387,8 @@ mod tests {
         for (arguments, words) in [
             (["--cache-size=10GB", "/m"], ["--cache-size", "10GB", "GiB"]),
             (["--timeout=1w", "/m"], ["--timeout", "1w", "ms, s, m, h or d"]),
+            (["--api-version=3", "/m"], ["--api-version", "auto, 1, 2", "'3'"]),
+            (["--retries=1000", "/m"], ["--retries", "1000", "0..=100"]),
             (["--file-mode=888", "/m"], ["--file-mode", "888", "octal"]),
             (["--dir-mode=4755", "/m"], ["--dir-mode", "4755", "777"]),
             (["--file-mode=+644", "/m"], ["--file-mode", "+644", "octal"]),

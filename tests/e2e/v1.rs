@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::json;
 
-use crate::harness::{Cloud, Mount, eventually, fails, json as parse, pattern, run, sh};
+use crate::harness::{Cloud, Gate, Mount, background, eventually, fails, json as parse, pattern, run, sh};
 
 /// Glance 15. It has v2 as well, by which the tests look at what there is.
 fn cloud() -> &'static Cloud {
@@ -118,6 +118,28 @@ fn attributes_are_those_of_v1_in_the_words_of_v2() {
     let record = parse(&sh!("cat {mount}/.glancefs/images/{id}.json"));
     assert_eq!((&record["os_distro"], &record["visibility"]), (&json!("debian"), &json!("public")));
     assert!(record.get("location").is_none() && record.get("properties").is_none());
+}
+
+#[test]
+fn an_upload_that_is_cut_off_is_made_again_and_leaves_no_killed_image() {
+    let gate = Gate::to(&cloud().url);
+    gate.slow();
+    let mount = mount(&format!("--endpoint {}", gate.url()));
+    let bytes = pattern(44, 12_000_000);
+    let file = mount.beside().file("source", &bytes);
+    let copy = background(&format!("cp {file} {mount}/v1-cut.raw"));
+    let saving = || cloud().named("v1-cut.raw").iter().find(|image| image["status"] == "saving").cloned();
+    eventually("its data are on their way", || saving().is_some());
+    let first = saving().unwrap();
+    gate.shut();
+    gate.open();
+    copy.finish().expect_success();
+    let image = cloud().only("v1-cut.raw");
+    assert_ne!(image["id"], first["id"], "Glance never takes data into a killed image");
+    assert_eq!(image["size"], json!(bytes.len()));
+    let (status, killed) =
+        cloud().call("GET", &format!("/v2/images/{}", first["id"].as_str().unwrap()), None);
+    assert!(status == 404 || killed["status"] == "deleted", "{killed}");
 }
 
 #[test]
