@@ -22,6 +22,12 @@ pub(super) enum Operation {
     Delete,
     Upload,
     Download,
+    /// Stores, limits and the like.
+    Facts,
+    Members,
+    Import,
+    Tasks,
+    Locations,
 }
 
 impl Operation {
@@ -36,6 +42,11 @@ impl Operation {
             Self::Delete => "deleting",
             Self::Upload => "uploading",
             Self::Download => "downloading",
+            Self::Facts => "asking what the image service has",
+            Self::Members => "the members of",
+            Self::Import => "importing",
+            Self::Tasks => "the tasks of",
+            Self::Locations => "the locations of",
         }
     }
 }
@@ -67,6 +78,14 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (Op::List | Op::ListNext | Op::Schema, 404) => {
             (Kind::NotSupported, "this is no Image API v2: check the endpoint")
         }
+        (Op::Facts, 404) => (Kind::NotSupported, "this server does not tell"),
+        (Op::Locations, 404) if !says("no image") => {
+            (Kind::NotSupported, "this server has no API for locations")
+        }
+        (Op::Locations, 405) => (Kind::NotSupported, "this server has no API for locations"),
+        (Op::Members, 403) => (Kind::Forbidden, "not allowed (is it ours, and is its visibility shared?)"),
+        (Op::Members, 404) => (Kind::NotFound, "no such image or member, or not visible to this project"),
+        (Op::Members, 409) => (Kind::Exists, "the project is a member already"),
         (_, 300..=399) => (Kind::NotSupported, "this server does not speak v2 of the Image API here"),
         (Op::Download, 400) if says("getting images randomly") => {
             (Kind::RangeUnsupported, "the store cannot serve ranges")

@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::client::{Exchange, Glance, host, read_body, transport_error};
 use super::error::{Operation, answered, failed};
-use super::image::Status;
+use super::image::{Image, Status};
 use super::record::{path, subject};
 use super::retry::{Backoff, RETRIES, is_transient};
 use crate::auth::Credential;
@@ -60,6 +60,32 @@ enum Outcome {
     Failed(Error),
 }
 
+/// Where an upload goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// To the store: the image is active then.
+    Store,
+    /// To the staging area, for an import.
+    Stage,
+}
+
+impl Destination {
+    fn path(self, id: &ImageId) -> String {
+        format!("{}/{}", path(id), if self == Self::Store { "file" } else { "stage" })
+    }
+
+    /// The record shows that all of `size` bytes have arrived.
+    fn is_done(self, image: &Image, size: u64) -> bool {
+        let end = if self == Self::Store { Status::Active } else { Status::Uploading };
+        image.status == end && image.size == Some(size)
+    }
+
+    /// The record shows that the server is at it.
+    fn is_under_way(self, image: &Image) -> bool {
+        image.status == if self == Self::Store { Status::Saving } else { Status::Uploading }
+    }
+}
+
 impl Glance {
     /// Uploads `size` bytes. `open` is called for each attempt with nothing sent yet; the stream must give exactly `size` bytes.
     ///
@@ -80,6 +106,20 @@ impl Glance {
         size: u64,
         open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
     ) -> Result<()> {
+        self.upload_to(Destination::Store, id, size, open).await
+    }
+
+    /// The same, to the store or to the staging area.
+    ///
+    /// # Errors
+    /// Those of [`upload`](Self::upload).
+    pub async fn upload_to(
+        &self,
+        to: Destination,
+        id: &ImageId,
+        size: u64,
+        open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
+    ) -> Result<()> {
         let subject = subject(id);
         // Bounded by the progress that each of those ahead must make.
         let _permit = self
@@ -94,7 +134,7 @@ impl Glance {
         loop {
             let credential = self.inner.auth.credential().await?;
             let patience = if tries == 0 { Duration::ZERO } else { PATIENCE.min(self.inner.timeout / 4) };
-            let data = Data { size, stream: open(), patience };
+            let data = Data { to, size, stream: open(), patience };
             let error = match self.put(id, &subject, data, &credential, &mut moved_at).await {
                 Outcome::Done => return Ok(()),
                 Outcome::Failed(error) => return Err(error),
@@ -109,7 +149,7 @@ impl Glance {
                 }
                 Outcome::Unsent(error) => error,
                 Outcome::Unknown(error) | Outcome::Conflict(error) => {
-                    match self.settle(id, size, error).await? {
+                    match self.settle(to, id, size, error).await? {
                         None => return Ok(()),
                         Some(error) => error,
                     }
@@ -134,13 +174,13 @@ impl Glance {
         credential: &Credential,
         moved_at: &mut Instant,
     ) -> Outcome {
-        let size = data.size;
+        let (to, size) = (data.to, data.size);
         let servers = self.inner.servers(credential);
         let (server, base) = servers.pick();
         let progress = Arc::new(Progress::default());
         // However this function ends: if the body has not, its connection is of no use any more.
         let _stop = progress.stop.clone().drop_guard();
-        let path = format!("{}/file", path(id));
+        let path = to.path(id);
         let mut exchange = Exchange::new(Method::PUT, base, &path);
         let builder = match exchange.builder(&self.inner.data, credential) {
             Ok(builder) => builder,
@@ -150,7 +190,10 @@ impl Glance {
             0 => Body::from(Bytes::new()),
             _ => Body::wrap_stream(Paced::new(data, Arc::clone(&progress))),
         };
-        let sending = builder
+        let store = self.inner.store.as_deref().filter(|_| to == Destination::Store);
+        let sending = store
+            .into_iter()
+            .fold(builder, |builder, store| builder.header("x-image-meta-store", store))
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, size)
             // Lets the store reserve the space, and Glance refuse a body of another length.
@@ -231,7 +274,7 @@ impl Glance {
     /// Asks the record what became of an upload that ended with `error`: `None`, it is done; `Some`, it may be tried again.
     ///
     /// Glance needs a moment to see a broken connection, and a store may be finishing meanwhile.
-    async fn settle(&self, id: &ImageId, size: u64, error: Error) -> Result<Option<Error>> {
+    async fn settle(&self, to: Destination, id: &ImageId, size: u64, error: Error) -> Result<Option<Error>> {
         let deadline = Instant::now() + self.inner.timeout;
         let mut backoff = Backoff::default();
         loop {
@@ -243,9 +286,9 @@ impl Glance {
             };
             let pause = backoff.pause();
             match image.status {
-                Status::Active if image.size == Some(size) => return Ok(None),
+                _ if to.is_done(&image, size) => return Ok(None),
                 Status::Queued => return Ok(Some(error)),
-                Status::Saving if Instant::now() + pause < deadline => {}
+                _ if to.is_under_way(&image) && Instant::now() + pause < deadline => {}
                 status => {
                     let what = format!("the answer was lost, and the image is {}", status.as_str());
                     return Err(failed(Operation::Upload, &subject(id), Kind::Busy, &what).with_source(error));
@@ -264,6 +307,7 @@ struct Stalled {
 
 /// What one try sends.
 struct Data {
+    to: Destination,
     size: u64,
     stream: BoxStream<'static, io::Result<Bytes>>,
     /// How long to wait for a refusal first.

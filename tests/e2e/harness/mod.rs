@@ -16,7 +16,7 @@ pub use cloud::Cloud;
 pub use content::{epoch, json, pattern};
 pub use gate::Gate;
 pub use mount::Mount;
-pub use run::Folder;
+pub use run::{Folder, PROGRAM};
 pub use shell::{Outcome, background, run, run_with};
 pub use tls::{Authority, Front};
 
