@@ -118,10 +118,10 @@ fn ended(image: &Image, task: Option<&Task>) -> Option<Settled> {
 }
 
 fn reason(task: &Task) -> String {
-    match task.message.as_deref().map(str::trim) {
-        Some(message) if !message.is_empty() => message.split_whitespace().collect::<Vec<_>>().join(" "),
-        _ => "the service does not say why".to_owned(),
-    }
+    let words: Vec<_> = task.message.as_deref().unwrap_or_default().split_whitespace().collect();
+    let said = if words.is_empty() { "the service does not say why".to_owned() } else { words.join(" ") };
+    // Glance often says "internal error"; its log has the rest under this id.
+    format!("{said} (task {})", task.id)
 }
 
 /// What goes on, for a person.
@@ -171,7 +171,7 @@ mod tests {
             ("active", "", "processing", "goes on"),
             ("active", "", "success", "done"),
             ("active", missing, "success", "not in file2"),
-            ("importing", "", "failure", "failed: no room"),
+            ("importing", "", "failure", "failed: no room (task t)"),
         ] {
             assert_eq!(
                 word(&image(status, rest), Some(&task(state, "no\n room "))),

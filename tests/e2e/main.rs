@@ -15,6 +15,7 @@
 mod auth;
 mod folders;
 mod harness;
+mod import;
 mod lifecycle;
 mod listing;
 mod members;

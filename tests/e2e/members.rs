@@ -111,7 +111,7 @@ fn a_deactivated_image_cannot_be_read_until_it_is_reactivated() {
 
 #[test]
 fn the_stores_are_told_and_chosen() {
-    let cloud = Cloud::new("none", "--port auto --stores file,file2,http");
+    let cloud = Cloud::of_stores();
     let mount = cloud.mount("--store file2");
     let stores = parse(&sh!("getfattr --absolute-names --only-values -n user.glance.stores {mount}"));
     let ids: Vec<_> = stores.as_array().unwrap().iter().map(|store| store["id"].as_str().unwrap()).collect();

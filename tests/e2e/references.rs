@@ -130,7 +130,7 @@ fn the_mount_of_one_image_follows_renames_and_the_end_of_the_image() {
 
 #[test]
 fn the_saved_list_of_a_cloud_is_not_that_of_one_image() {
-    let cloud = Cloud::new("none", "--port auto");
+    let cloud = Cloud::new("none", "");
     let first = cloud.image("first.raw", b"1");
     cloud.image("second.raw", b"2");
     let mount = cloud.mount("--allow-stale");
