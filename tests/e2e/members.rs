@@ -34,6 +34,41 @@ fn mount_of(cloud: &Cloud, user: &str, options: &str) -> Mount {
 }
 
 #[test]
+fn df_shows_the_quota_of_the_project() {
+    let cloud = Cloud::new("keystone", "--set DEFAULT.use_keystone_limits=true");
+    let keystone = keystone(&cloud);
+    let call = |method: &str, path: &str, body: &Value| {
+        parse(&sh!(
+            "curl -sSf -m 30 --noproxy '*' -X {method} -H 'X-Auth-Token: {}' -H 'Content-Type: application/json' \
+             -d '{body}' {keystone}/{path}",
+            cloud.token("admin")
+        ))
+    };
+    let service = call("GET", "services?type=image", &json!({}))["services"][0]["id"].clone();
+    let limits: Vec<_> = [
+        ("image_size_total", 100),
+        ("image_stage_total", 100),
+        ("image_count_total", 20),
+        ("image_count_uploading", 20),
+    ]
+    .into_iter()
+    .map(|(name, limit)| {
+        json!({"service_id": service, "region_id": "RegionOne", "resource_name": name, "default_limit": limit})
+    })
+    .collect();
+    call("POST", "registered_limits", &json!({"registered_limits": limits}));
+    cloud.image("counted.raw", &pattern(304, 7 << 20));
+    let mount = cloud.mount("--metadata-ttl 1s");
+    assert_eq!(sh!("df -BM --output=size,avail {mount} | tail -n 1 | xargs"), "100M 93M");
+    assert_eq!(sh!("df --output=itotal,iused {mount} | tail -n 1 | xargs"), "20 1");
+    // Without an answer there is no quota, and df is told all the same.
+    cloud.stop("glance");
+    eventually("the quota is not known any more", || {
+        sh!("df -BM --output=avail {mount} | tail -n 1").trim() != "93M"
+    });
+}
+
+#[test]
 fn an_image_is_shared_accepted_and_listed_by_the_other_project() {
     let cloud = Cloud::keystone();
     let content = pattern(300, 100_000);
