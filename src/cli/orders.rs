@@ -24,6 +24,7 @@ pub enum OrderCommand {
     Import(Box<ImportArguments>),
     Register(Box<RegisterArguments>),
     Copy(Box<CopyArguments>),
+    Uncopy(Box<UncopyArguments>),
     Members(Box<MembersArguments>),
     Tasks(Box<TasksArguments>),
     Deactivate(Box<StateArguments>),
@@ -107,6 +108,22 @@ pub struct CopyArguments {
 
     #[command(flatten)]
     pub waiting: WaitArguments,
+
+    #[command(flatten)]
+    pub login: LoginArguments,
+}
+
+/// Remove the data of an image from one of its stores.
+#[derive(Debug, Args)]
+#[command(after_help = REFERENCES)]
+pub struct UncopyArguments {
+    /// The image.
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+
+    /// The store; not the last one that has the data.
+    #[arg(long, value_name = "STORE")]
+    pub from_store: String,
 
     #[command(flatten)]
     pub login: LoginArguments,
@@ -293,6 +310,9 @@ fn try_run(command: OrderCommand, environment: &Environment) -> Result<ExitCode>
                 &connection,
                 &Copy { image: given.image, stores, patience: given.waiting.patience() },
             )
+        }
+        OrderCommand::Uncopy(given) => {
+            manage::uncopy(&reach(&given.login, &[&given.image])?, &given.image, &given.from_store)
         }
         OrderCommand::Members(given) => {
             let act = member_act(given.action, given.project, given.json)?;

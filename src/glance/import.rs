@@ -1,5 +1,6 @@
 //! The ways to fill an image other than by an upload: import, registered locations, and their tasks.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -122,6 +123,22 @@ impl Glance {
         let answer = self.exchange(&request).await?;
         if answer.status == StatusCode::CONFLICT && answer.repeated {
             // The try whose answer was lost is at work.
+            return Ok(());
+        }
+        answer.success(&request).map(drop)
+    }
+
+    /// Removes the data of an image from one of its stores.
+    ///
+    /// # Errors
+    /// `Forbidden` for the last store, and for users where this is left to administrators; `NotFound` when the
+    /// image is not in this store.
+    pub async fn remove_from_store(&self, id: &ImageId, store: &str) -> Result<()> {
+        let store = utf8_percent_encode(store, NON_ALPHANUMERIC);
+        let (path, subject) = (format!("v2/stores/{store}/{id}"), subject(id));
+        let request = Request::new(Operation::Locations, Method::DELETE, &path, &subject);
+        let answer = self.exchange(&request).await?;
+        if answer.status == StatusCode::NOT_FOUND && answer.repeated {
             return Ok(());
         }
         answer.success(&request).map(drop)

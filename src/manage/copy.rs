@@ -1,4 +1,4 @@
-//! `glancefs copy`: the data of an image in further stores of its cloud.
+//! `glancefs copy` and `uncopy`: the data of an image in further stores of its cloud, or no more in one.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -30,6 +30,23 @@ pub fn copy(connection: &Connection, order: &Copy) -> ExitCode {
             let what = "interrupted: what the image service was asked to copy it goes on to copy; see: glancefs tasks";
             Err(Error::new(Kind::Interrupted, format!("{what} {}", order.image)))
         })
+    })
+}
+
+/// Removes the data of the image that was `typed` from one of its stores; the last one keeps them.
+pub fn uncopy(connection: &Connection, typed: &str, store: &str) -> ExitCode {
+    run(connection, async |glance| {
+        let target = Target::of(typed)?;
+        let image = target.find(&glance).await?;
+        if !stores_of(&image).any(|known| known == store) {
+            let stores: Vec<_> = stores_of(&image).collect();
+            let what = format!("{typed}: it is not in {store:?} (it is in: {})", stores.join(", "));
+            return Err(Error::new(Kind::NotFound, what));
+        }
+        glance.remove_from_store(&image.id, store).await.map_err(|error| error.context(typed))?;
+        target.changed();
+        say(format_args!("{typed}: removed from {store}"));
+        Ok(())
     })
 }
 

@@ -1,4 +1,4 @@
-//! The commands that act on the cloud: `import`, `register`, `copy`, `members`, `tasks`, `deactivate` and
+//! The commands that act on the cloud: `import`, `register`, `copy`, `uncopy`, `members`, `tasks`, `deactivate` and
 //! `reactivate`.
 //!
 //! They log in by themselves, as `mount` does. Images are named as a person likes to (see [`target`]); where that
@@ -24,7 +24,7 @@ use crate::config::{AuthConfig, HttpConfig};
 use crate::error::{Error, Kind, Result};
 use crate::glance::Glance;
 
-pub use copy::{Copy, copy};
+pub use copy::{Copy, copy, uncopy};
 pub use create::{NewImageOrder, Source, create};
 pub use members::{MemberAct, members};
 pub use state::set_active;

@@ -161,6 +161,13 @@ fn an_image_is_copied_to_another_store_and_the_mount_shows_it() {
     assert!(said.contains("already"), "{said}");
     let told = glancefs(cloud, &format!("copy {id} --to-store nowhere")).expect_failure();
     assert!(told.contains("nowhere"), "{told}");
+    glancefs(cloud, &format!("uncopy {image} --from-store file")).expect_success();
+    assert_eq!(mount.xattr("copied.raw", "user.glance.stores"), "file2");
+    assert!(mount.read("copied.raw") == content);
+    let told = glancefs(cloud, &format!("uncopy {id} --from-store file2")).expect_failure();
+    assert!(told.contains("HTTP 403"), "{told}");
+    let told = glancefs(cloud, &format!("uncopy {id} --from-store file")).expect_failure();
+    assert!(told.contains("it is in: file2"), "{told}");
     let queued = cloud.reserve(json!({"name": "copied-queued.raw"}));
     let told = glancefs(cloud, &format!("copy {queued} --to-store file2")).expect_failure();
     assert!(told.contains("HTTP 409"), "{told}");
