@@ -30,6 +30,10 @@ const DIRECT_URL: &str = "user.glance.direct_url";
 /// How long `df` waits for the quota; many programs ask for the free space in passing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long "there are no limits" is believed: that is how a site is set up, and agents on a thousand hosts ask for
+/// the free space each minute.
+const NO_LIMITS: Duration = Duration::from_secs(3600);
+
 /// The quota as last told, and when; `None`: it was not told.
 #[derive(Debug, Default)]
 pub(super) struct KeptUsage(Mutex<Option<(Instant, Option<Usage>)>>);
@@ -98,7 +102,8 @@ impl ImageFs {
     pub(super) async fn quota(&self) -> Option<Usage> {
         let kept = *lock(&self.usage.0);
         if let Some((at, usage)) = kept
-            && at.elapsed() < self.layers.catalog.ttl()
+            && at.elapsed()
+                < if usage == Some(Usage::default()) { NO_LIMITS } else { self.layers.catalog.ttl() }
         {
             return usage;
         }
