@@ -49,6 +49,7 @@ use crate::glance::{Image, Records};
 use crate::units::ImageId;
 
 pub use draft::Draft;
+pub use sniff::disk_format_of;
 
 use folder::Folder;
 use keeper::Keeper;

@@ -15,13 +15,16 @@
 mod auth;
 mod folders;
 mod harness;
+mod import;
 mod lifecycle;
 mod listing;
+mod members;
 mod names;
 mod outage;
 mod passthrough;
 mod profiles;
 mod reading;
+mod references;
 mod scale;
 mod status;
 mod tls;
