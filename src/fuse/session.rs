@@ -59,7 +59,7 @@ impl Session {
     pub fn start(config: &Config, runtime: &tokio::runtime::Runtime) -> Result<Self> {
         let cache = Cache::open(&config.cache, runtime.handle().clone())?;
         let (fs, catalog, uploads) = runtime.block_on(layers(config, cache.clone()))?;
-        runtime.spawn(uploads.clone().keep_house());
+        runtime.spawn(uploads.clone().keep_house(config.access.read_only));
         let (ended_sender, ended) = channel();
         let listings = catalog.subscribe();
         let operations = fs.subscribe();

@@ -239,7 +239,7 @@ pub(super) fn settle(
 ) -> Result<()> {
     let size = spool.as_ref().map_or(Ok(0), |spool| spool.size())?;
     match ending {
-        Ending::Abandon(reason) if size > 0 => {
+        Ending::Abandon(reason) if size > 0 || !journal.strays.is_empty() => {
             journal.size = size;
             journal.set_failure(Some(&reason));
             // The data stay locked until the journal is written: nobody lists half of it.

@@ -85,17 +85,7 @@ impl Draft {
         journal.project = shared.records.project_id().map(str::to_owned);
         let file = Arc::new(JournalFile::new(shared.folder.clone(), spool.id()));
         file.store(Durability::Relaxed, || Some(journal.clone())).inspect_err(|_| file.remove())?;
-        let state = State {
-            phase: Phase::Open,
-            spool: Some(Arc::new(spool)),
-            accesses: 0,
-            dirty: false,
-            damage: None,
-            journal,
-            replaces: intent.replaces,
-            ending: None,
-            warning: None,
-        };
+        let state = State::new(Arc::new(spool), journal, intent.replaces, false);
         let inner = Inner {
             shared,
             journal_file: file,
@@ -103,7 +93,31 @@ impl Draft {
             quiet: Notify::new(),
             sent: Arc::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self::of(inner))
+    }
+
+    /// What an earlier process or a failed try left, as a draft that only waits for its commit.
+    pub(super) fn revive(
+        shared: Arc<Shared>,
+        spool: Arc<Spool>,
+        journal: Journal,
+        replaces: Option<Image>,
+    ) -> Self {
+        let journal_file = Arc::new(JournalFile::new(shared.folder.clone(), spool.id()));
+        Self::of(Inner {
+            shared,
+            journal_file,
+            state: Mutex::new(State::new(spool, journal, replaces, true)),
+            quiet: Notify::new(),
+            sent: Arc::default(),
+        })
+    }
+
+    /// Makes it known to those who list what this process works on.
+    fn of(inner: Inner) -> Self {
+        let inner = Arc::new(inner);
+        inner.shared.live().insert(inner.journal_file.id(), Arc::downgrade(&inner));
+        Self { inner }
     }
 
     /// The id that the image has or is meant to have; a retried commit may change it.
@@ -258,6 +272,16 @@ impl Draft {
         }
     }
 
+    /// The image that this one replaces.
+    pub fn replaces(&self) -> Option<ImageId> {
+        self.inner.lock().replaces.as_ref().map(|old| old.id.clone())
+    }
+
+    /// The name that the image has or will have.
+    pub fn name(&self) -> String {
+        self.inner.lock().journal.name.clone()
+    }
+
     /// What went wrong after the image was active (the replaced one could not be deleted).
     pub fn warning(&self) -> Option<String> {
         self.inner.lock().warning.clone()
@@ -265,7 +289,20 @@ impl Draft {
 
     /// Bytes sent of the try under way, or of the last one.
     pub fn upload_progress(&self) -> u64 {
-        self.inner.sent.load(Ordering::Relaxed)
+        self.inner.sent()
+    }
+
+    /// Bytes sent and bytes in all while its upload runs.
+    pub fn running(&self) -> Option<(u64, u64)> {
+        let spool = {
+            let state = self.inner.lock();
+            if !matches!(state.phase, Phase::Committing(_)) {
+                return None;
+            }
+            state.spool.clone()?
+        };
+        let size = spool.size().ok()?;
+        Some((self.inner.sent().min(size), size))
     }
 
     /// A write failed and was not repeated: some of its bytes are nowhere.
@@ -322,6 +359,20 @@ impl Draft {
 }
 
 impl State {
+    fn new(spool: Arc<Spool>, journal: Journal, replaces: Option<Image>, dirty: bool) -> Self {
+        Self {
+            phase: Phase::Open,
+            spool: Some(spool),
+            accesses: 0,
+            dirty,
+            damage: None,
+            journal,
+            replaces,
+            ending: None,
+            warning: None,
+        }
+    }
+
     /// Damage in several places counts as damage of all between them.
     fn add_damage(&mut self, range: ByteRange, error: &Error) {
         let range = match &self.damage {
@@ -344,6 +395,11 @@ impl State {
 impl Inner {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes sent of the try under way, or of the last one.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Writes the journal, unless an upload does: that one knows the later state.
@@ -447,8 +503,11 @@ impl Drop for Access<'_> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.shared.live().remove(&self.journal_file.id());
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // A record that could not be deleted stays noted.
         if let Some(spool) = state.spool.take()
+            && state.journal.strays.is_empty()
             && spool.size().is_ok_and(|size| size == 0)
         {
             self.journal_file.remove();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Draft ──┬── Spool    the bytes: one sparse, locked file        (spool.rs, folder.rs)
-//!         │            and what stays of those that failed      (kept.rs, recover.rs)
+//!         │            and what stays of those that failed      (kept.rs, recover.rs, report.rs)
+//!         │            tried again, or taken back               (revive.rs, aftermath.rs)
 //!         ├── Journal  name, id, step, failure: one JSON file    (journal.rs)
 //!         └── Commit   from a quiet draft to an image            (commit.rs)
 //!               ├── Upload  create, PUT, verify, take back       (upload.rs)
@@ -16,6 +17,7 @@
 //! failed cannot be committed, a failed upload takes its record back and keeps the spool, and what
 //! a crash leaves is told by [`Uploads::leftovers`].
 
+mod aftermath;
 mod allowance;
 mod body;
 mod carry;
@@ -28,14 +30,17 @@ mod journal;
 mod keeper;
 mod kept;
 mod recover;
+mod report;
+mod revive;
 mod sniff;
 mod spool;
 #[cfg(test)]
 mod tests;
 mod upload;
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -49,8 +54,11 @@ use crate::glance::{Image, Records};
 use crate::units::ImageId;
 
 pub use draft::Draft;
+pub use report::{Condition, Report, Uploading};
+pub use revive::TakenUp;
 
-use folder::Folder;
+use draft::Inner;
+use folder::{DraftId, Folder};
 use keeper::Keeper;
 use upload::Pace;
 
@@ -94,6 +102,14 @@ struct Shared {
     commits: TaskTracker,
     /// No upload goes on, and none begins.
     stop: CancellationToken,
+    /// The drafts of this process. Its lock is a leaf.
+    live: Mutex<HashMap<DraftId, Weak<Inner>>>,
+}
+
+impl Shared {
+    fn live(&self) -> MutexGuard<'_, HashMap<DraftId, Weak<Inner>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Uploads {
@@ -125,7 +141,8 @@ impl Uploads {
             tracing::warn!("{line}");
         }
         let (commits, stop) = (TaskTracker::new(), CancellationToken::new());
-        Ok(Self { shared: Arc::new(Shared { folder, records, keeper, pace, commits, stop }) })
+        let live = Mutex::default();
+        Ok(Self { shared: Arc::new(Shared { folder, records, keeper, pace, commits, stop, live }) })
     }
 
     /// A new, empty draft with a spool file of its own. Blocks on the disk.
@@ -142,17 +159,40 @@ impl Uploads {
         recover::leftovers(&self.shared.folder)
     }
 
+    /// Every upload in the spool: those that run, and what failed ones and crashes left. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn reports(&self) -> Result<Uploading> {
+        let Shared { folder, records, .. } = &*self.shared;
+        // Upgraded in full before the lock is given back: the last reference takes it when it goes.
+        let live: HashMap<_, _> =
+            self.shared.live().iter().filter_map(|(id, draft)| Some((*id, draft.upgrade()?))).collect();
+        Ok(Uploading {
+            cloud: Some(records.cloud_key().to_owned()),
+            project: records.project_id().map(str::to_owned),
+            folder: folder.path().display().to_string(),
+            uploads: report::reports(folder, &live)?,
+        })
+    }
+
     /// From now on `listener` is told, in one line each, what was removed of failed uploads and why; what
     /// was removed at the start it is told at once. It must not wait.
     pub fn listen(&self, listener: impl Fn(String) + Send + 'static) {
         self.shared.folder.listen(listener);
     }
 
-    /// Removes what failed uploads left longer ago than `--keep-failed`, every hour, until
-    /// [`shut_down`](Self::shut_down).
-    pub async fn keep_house(self) {
+    /// Settles what a crash left in Glance, unless `read_only`, and removes what failed uploads left longer ago
+    /// than `--keep-failed`: now and every hour, until [`shut_down`](Self::shut_down).
+    pub async fn keep_house(self, read_only: bool) {
         let Shared { folder, stop, .. } = &*self.shared;
-        while timeout(HOUSEKEEPING, stop.cancelled()).await.is_err() {
+        loop {
+            if !read_only {
+                aftermath::settle_all(&self.shared).await;
+            }
+            if timeout(HOUSEKEEPING, stop.cancelled()).await.is_ok() {
+                return;
+            }
             let folder = folder.clone();
             tokio::task::spawn_blocking(move || kept::age_out(&folder)).await.ok();
         }
@@ -170,6 +210,19 @@ impl Uploads {
             tracing::warn!("uploads were cut off: their records may still be in Glance");
         }
     }
+}
+
+/// What lies in a spool folder, without a mount; a folder that does not exist has nothing. Blocks on the disk.
+///
+/// # Errors
+/// `Config` when the folder belongs to another user or is used for other things, `Io`.
+pub fn reports_in(config: &SpoolConfig) -> Result<Uploading> {
+    let folder = config.dir.display().to_string();
+    if !config.dir.exists() {
+        return Ok(Uploading { cloud: None, project: None, folder, uploads: Vec::new() });
+    }
+    let uploads = report::reports(&Arc::new(Folder::open(config)?), &HashMap::new())?;
+    Ok(Uploading { cloud: None, project: None, folder, uploads })
 }
 
 impl fmt::Debug for Uploads {
