@@ -20,6 +20,7 @@ Examples:
   glancefs mount --os-auth-type none --endpoint http://glance:9292 /mnt/images
   glancefs prefetch /mnt/images/debian-12.qcow2
   glancefs status /mnt/images
+  glancefs uploads /mnt/images; glancefs uploads retry 1f3c9a2b
   glancefs umount /mnt/images
   glancefs profile export /mnt/images/debian.qcow2 | ssh host2 glancefs profile import /mnt/images/debian.qcow2";
 
@@ -38,6 +39,7 @@ pub enum Command {
     Prefetch(PrefetchArguments),
     Evict(EvictArguments),
     Status(StatusArguments),
+    Uploads(UploadsArguments),
     #[command(subcommand)]
     Profile(ProfileCommand),
 }
@@ -302,6 +304,57 @@ pub struct StatusArguments {
     /// As JSON, with sizes in bytes.
     #[arg(long)]
     pub json: bool,
+}
+
+/// List the uploads of a mount, or of the spool folder: those that run, and what failed, was killed or crashed.
+///
+/// Without MOUNTPOINT the folder is looked at as a mount of this user would find it.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct UploadsArguments {
+    #[command(subcommand)]
+    pub command: Option<UploadsCommand>,
+
+    /// Where the images are mounted.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: Option<PathBuf>,
+
+    /// As JSON, with sizes in bytes.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The cache folder that was given to the mount; its folder "spool" is looked at.
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// The spool folder that was given to the mount.
+    #[arg(long, value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UploadsCommand {
+    /// Upload from the spool again, and wait until the image is active.
+    ///
+    /// Ctrl-C ends it: nothing is published, and the bytes stay in the spool.
+    Retry {
+        /// The upload, as `glancefs uploads` shows it; its first digits will do.
+        id: String,
+        /// Make a new image of this name, instead of the one that was meant.
+        #[arg(long = "as", value_name = "NAME")]
+        name: Option<String>,
+        /// Where its cloud is mounted [default: the mount that has its spool].
+        #[arg(long, value_name = "MOUNTPOINT")]
+        mountpoint: Option<PathBuf>,
+    },
+    /// Remove it from the spool, and its unfinished record from the cloud.
+    Discard {
+        /// The upload, as `glancefs uploads` shows it; its first digits will do.
+        id: String,
+        /// Where its cloud is mounted [default: the mount that has its spool].
+        #[arg(long, value_name = "MOUNTPOINT")]
+        mountpoint: Option<PathBuf>,
+    },
 }
 
 /// Permission bits in octal, without set-user-id and the like.

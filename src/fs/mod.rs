@@ -22,6 +22,7 @@ mod open;
 mod status;
 #[cfg(test)]
 mod tests;
+mod uploads;
 mod view;
 mod whole;
 mod write;

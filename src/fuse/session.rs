@@ -24,7 +24,7 @@ use crate::fs::{ImageFs, Layers};
 use crate::glance::{Glance, ImageService};
 use crate::read::Readers;
 use crate::source::Sources;
-use crate::write::Uploads;
+use crate::write::{Settlement, Uploads};
 
 /// Threads that read requests from the kernel, each with a descriptor of its own: two had the best
 /// throughput on 2 and on 4 cores (`docs/design.md`, "Concurrency").
@@ -59,7 +59,11 @@ impl Session {
     pub fn start(config: &Config, runtime: &tokio::runtime::Runtime) -> Result<Self> {
         let cache = Cache::open(&config.cache, runtime.handle().clone())?;
         let (fs, catalog, uploads) = runtime.block_on(layers(config, cache.clone()))?;
-        runtime.spawn(uploads.clone().keep_house(config.access.read_only));
+        let list = Arc::clone(&catalog);
+        runtime.spawn(uploads.clone().keep_house(config.access.read_only, move |change| match change {
+            Settlement::Gone(id) => list.forget(&id),
+            Settlement::Finished(image) => drop(list.learn(*image)),
+        }));
         let (ended_sender, ended) = channel();
         let listings = catalog.subscribe();
         let operations = fs.subscribe();

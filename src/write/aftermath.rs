@@ -38,9 +38,18 @@ pub(super) enum Settled {
     Finished(Box<Image>),
 }
 
+/// What changed in Glance by settling.
+#[derive(Debug)]
+pub enum Settlement {
+    /// The record was deleted.
+    Gone(ImageId),
+    /// An image that no mount knew to be whole.
+    Finished(Box<Image>),
+}
+
 /// Settles every upload of this cloud and project that a crash left. What cannot be settled now is left
 /// for the next time.
-pub(super) async fn settle_all(shared: &Arc<Shared>) {
+pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) + Send + Sync)) {
     let folder = Arc::clone(&shared.folder);
     let drafts = match blocking(move || folder.drafts()).await {
         Ok(drafts) => drafts,
@@ -56,7 +65,7 @@ pub(super) async fn settle_all(shared: &Arc<Shared>) {
         if !is_ours(shared, journal) || !is_unsettled(journal) {
             continue;
         }
-        if let Err(error) = settle_one(shared, leftover).await {
+        if let Err(error) = settle_one(shared, leftover, tell).await {
             tracing::info!(%error, draft = %id, "what an upload left in Glance is looked at again later");
         }
     }
@@ -79,7 +88,11 @@ fn is_unsettled(journal: &Journal) -> bool {
     }
 }
 
-async fn settle_one(shared: &Arc<Shared>, leftover: Leftover) -> Result<()> {
+async fn settle_one(
+    shared: &Arc<Shared>,
+    leftover: Leftover,
+    tell: &(dyn Fn(Settlement) + Send + Sync),
+) -> Result<()> {
     let Leftover { id, spool: Some(spool), journal: Ok(Some(mut journal)), .. } = leftover else {
         return Ok(());
     };
@@ -91,6 +104,7 @@ async fn settle_one(shared: &Arc<Shared>, leftover: Leftover) -> Result<()> {
             "the upload of {name:?}, which a crash interrupted, had arrived: image {} is active with its {size} bytes",
             image.id
         ));
+        tell(Settlement::Finished(image.clone()));
         return keep_as_image(shared, id, journal, spool, image).await;
     }
     // Also what was half done when no answer came any more.
@@ -113,6 +127,7 @@ async fn settle_one(shared: &Arc<Shared>, leftover: Leftover) -> Result<()> {
     })
     .await?;
     let Settled::Cleared { deleted } = settled? else { return Ok(()) };
+    deleted.iter().for_each(|id| tell(Settlement::Gone(id.clone())));
     if !deleted.is_empty() {
         let (name, bytes) = told;
         let records = deleted.iter().map(ImageId::to_string).collect::<Vec<_>>().join(", ");
@@ -297,7 +312,7 @@ mod tests {
             let lines = Arc::new(std::sync::Mutex::new(Vec::new()));
             let told = Arc::clone(&lines);
             uploads.listen(move |line| told.lock().unwrap().push(line));
-            settle_all(&uploads.shared).await;
+            settle_all(&uploads.shared, &|_| {}).await;
             let lines = lines.lock().unwrap().clone();
             (uploads, lines)
         }
@@ -318,7 +333,7 @@ mod tests {
             let crash = crash(step, "created", "", b"data");
             crash.record().await;
             let (uploads, lines) = crash.recover().await;
-            assert_eq!(crash.glance.state().deleted, [crash.image.clone()], "{step}");
+            assert_eq!(crash.glance.state().deleted, std::slice::from_ref(&crash.image), "{step}");
             assert_eq!(crash.files().len(), 2);
             assert!(lines[0].contains("was deleted") && lines[0].contains("uploads retry"), "{lines:?}");
             let told = uploads.reports().unwrap().uploads;
@@ -389,7 +404,7 @@ mod tests {
         let crash = crash("reserving", "created", "", b"");
         crash.record().await;
         let (_, lines) = crash.recover().await;
-        assert_eq!(crash.glance.state().deleted, [crash.image.clone()]);
+        assert_eq!(crash.glance.state().deleted, std::slice::from_ref(&crash.image));
         assert!(lines[0].contains("no bytes to keep"), "{lines:?}");
         assert_eq!(crash.files(), Vec::<PathBuf>::new());
     }

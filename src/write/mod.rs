@@ -53,6 +53,7 @@ use crate::error::Result;
 use crate::glance::{Image, Records};
 use crate::units::ImageId;
 
+pub use aftermath::Settlement;
 pub use draft::Draft;
 pub use report::{Condition, Report, Uploading};
 pub use revive::TakenUp;
@@ -184,11 +185,13 @@ impl Uploads {
 
     /// Settles what a crash left in Glance, unless `read_only`, and removes what failed uploads left longer ago
     /// than `--keep-failed`: now and every hour, until [`shut_down`](Self::shut_down).
-    pub async fn keep_house(self, read_only: bool) {
+    ///
+    /// `tell` hears what changed in Glance by that, and must not wait.
+    pub async fn keep_house(self, read_only: bool, tell: impl Fn(Settlement) + Send + Sync) {
         let Shared { folder, stop, .. } = &*self.shared;
         loop {
             if !read_only {
-                aftermath::settle_all(&self.shared).await;
+                aftermath::settle_all(&self.shared, &tell).await;
             }
             if timeout(HOUSEKEEPING, stop.cancelled()).await.is_ok() {
                 return;

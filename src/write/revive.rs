@@ -18,8 +18,13 @@ use crate::units::ImageId;
 /// What came of [`Uploads::take_up`].
 #[derive(Debug)]
 pub enum TakenUp {
-    /// It can be committed; nothing was changed yet.
-    Draft(Arc<Draft>),
+    /// It can be committed; nothing was changed here yet.
+    Draft {
+        /// That draft.
+        draft: Arc<Draft>,
+        /// Records that a crash or a failed try had left, deleted now.
+        deleted: Vec<ImageId>,
+    },
     /// It had arrived already, unknown to its program.
     Image(Box<Image>),
 }
@@ -47,10 +52,13 @@ impl Uploads {
             return Err(Error::new(Kind::NoData, "it has no bytes"));
         }
         let shared = &self.shared;
-        if let Settled::Finished(image) = settle(shared, &mut journal, &spool).await? {
-            keep_as_image(shared, id, journal, spool, &image).await?;
-            return Ok(TakenUp::Image(image));
-        }
+        let deleted = match settle(shared, &mut journal, &spool).await? {
+            Settled::Cleared { deleted } => deleted,
+            Settled::Finished(image) => {
+                keep_as_image(shared, id, journal, spool, &image).await?;
+                return Ok(TakenUp::Image(image));
+            }
+        };
         let mut replaces = None;
         if let Some(name) = name.filter(|name| *name != journal.name) {
             // Another image than it was to be.
@@ -65,22 +73,27 @@ impl Uploads {
             // Glance takes no id twice.
             journal.image = ImageId::generate();
         }
-        Ok(TakenUp::Draft(Arc::new(Draft::revive(Arc::clone(shared), spool, journal, replaces))))
+        let draft = Arc::new(Draft::revive(Arc::clone(shared), spool, journal, replaces));
+        Ok(TakenUp::Draft { draft, deleted })
     }
 
-    /// Removes what is left of the upload `id`, here and in Glance.
+    /// Removes what is left of the upload `id`, here and in Glance; gives the records that were deleted.
     ///
     /// # Errors
-    /// As [`take_up`](Self::take_up); `Exists` when it is an image by now, which stays.
-    pub async fn throw_away(&self, id: &str) -> Result<()> {
+    /// As [`take_up`](Self::take_up). What is an image by now stays one.
+    pub async fn throw_away(&self, id: &str) -> Result<Vec<ImageId>> {
         let Leftover { id, spool, journal, .. } = self.leftover(id).await?;
+        let mut gone = Vec::new();
         if let (Some(_), Ok(Some(mut journal))) = (&spool, journal) {
             self.refuse_foreign(id, &journal)?;
             // A reference of its own, so that the lock is held until the files are gone.
             let reading = Spool::open(Arc::clone(&self.shared.folder), id);
             let reading = Arc::new(reading.map_err(|error| Error::io("opening the spool file", error))?);
-            if let Settled::Finished(image) = settle(&self.shared, &mut journal, &reading).await? {
-                tracing::info!(image = %image.id, "a discarded upload had become an image, which stays");
+            match settle(&self.shared, &mut journal, &reading).await? {
+                Settled::Cleared { deleted } => gone = deleted,
+                Settled::Finished(image) => {
+                    tracing::info!(image = %image.id, "a discarded upload had become an image, which stays");
+                }
             }
             if let Some(stray) = journal.strays.first() {
                 let message =
@@ -92,7 +105,7 @@ impl Uploads {
         blocking(move || {
             JournalFile::new(folder, id).remove();
             drop(spool);
-            Ok(())
+            Ok(gone)
         })
         .await
     }
@@ -164,7 +177,7 @@ mod tests {
 
     fn draft(taken_up: TakenUp) -> Arc<Draft> {
         match taken_up {
-            TakenUp::Draft(draft) => draft,
+            TakenUp::Draft { draft, .. } => draft,
             TakenUp::Image(image) => panic!("{image:?}"),
         }
     }

@@ -15,6 +15,7 @@
 mod auth;
 mod folders;
 mod harness;
+mod killed_writers;
 mod lifecycle;
 mod listing;
 mod names;
@@ -27,5 +28,6 @@ mod status;
 mod tls;
 mod tools;
 mod uploading;
+mod uploads;
 mod whole;
 mod xattrs;
