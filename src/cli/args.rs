@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Passthrough, Prefetch};
+use crate::config::{Passthrough, Prefetch, Upload};
 use crate::units::{self, ByteSize};
 
 const EXAMPLES: &str = "\
@@ -181,6 +181,11 @@ pub struct LocalArguments {
     #[arg(long, value_name = "SIZE")]
     pub spool_size: Option<ByteSize>,
 
+    /// How uploads are made: spool (when a file is closed, from the spool), or stream (while it is written, for programs
+    /// that write in order, without local space; other writes fail with ESPIPE, and nothing is kept of what fails).
+    #[arg(long, value_name = "WAY", default_value = "spool", value_parser = upload())]
+    pub upload: Upload,
+
     /// How long the bytes of an upload that failed or was killed are kept in the spool. The oldest go sooner (none
     /// within an hour) when a new upload finds no room. What is removed is logged.
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = units::parse_duration)]
@@ -212,6 +217,13 @@ fn passthrough() -> impl TypedValueParser<Value = Passthrough> {
     PossibleValuesParser::new(["auto", "off"]).map(|word| match word.as_str() {
         "off" => Passthrough::Off,
         _ => Passthrough::Auto,
+    })
+}
+
+fn upload() -> impl TypedValueParser<Value = Upload> {
+    PossibleValuesParser::new(["spool", "stream"]).map(|word| match word.as_str() {
+        "stream" => Upload::Stream,
+        _ => Upload::Spool,
     })
 }
 

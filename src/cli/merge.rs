@@ -52,6 +52,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         catalog,
         cache,
         spool,
+        upload: arguments.local.upload,
         access,
         passthrough: arguments.local.passthrough,
         prefetch: arguments.local.prefetch,

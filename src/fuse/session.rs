@@ -18,7 +18,7 @@ use super::unmount::{Manner, unmount};
 use crate::auth::{Auth, LastLogins};
 use crate::cache::Cache;
 use crate::catalog::Catalog;
-use crate::config::{CatalogConfig, Config};
+use crate::config::{CatalogConfig, Config, Upload};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{ImageFs, Layers};
 use crate::glance::{Glance, ImageService};
@@ -132,7 +132,8 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let saved_at = cache.catalog_file(service.cloud_key(), service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::new(service.clone(), &config.http);
-    let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?;
+    let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?
+        .streaming(config.upload == Upload::Stream);
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
     let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
     let layers =

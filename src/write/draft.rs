@@ -23,7 +23,9 @@ use super::commit::{Commit, Ending, Goal, settle};
 use super::journal::{Durability, Journal, JournalFile, Record};
 use super::sniff::sniff;
 use super::spool::Spool;
+use super::stream::Stream;
 use super::{Intent, Shared};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::units::{ByteRange, ImageId};
@@ -46,6 +48,8 @@ pub(super) struct Inner {
     /// Told whenever the last access under way has ended.
     quiet: Notify,
     pub(super) sent: Arc<AtomicU64>,
+    /// Its bytes go to Glance as they are written; the spool file stays empty, and is its lock.
+    pub(super) stream: Option<Stream>,
 }
 
 pub(super) struct State {
@@ -73,7 +77,7 @@ pub(super) enum Phase {
 }
 
 impl Draft {
-    pub(super) fn create(shared: Arc<Shared>, intent: Intent) -> Result<Self> {
+    pub(super) fn create(shared: Arc<Shared>, intent: Intent, streamed: bool) -> Result<Self> {
         let spool = Spool::create(shared.folder.clone())?;
         let record = if intent.reserved { Record::Reserved } else { Record::None };
         // A clock before 1970 only sorts its leftovers first.
@@ -92,6 +96,7 @@ impl Draft {
             state: Mutex::new(state),
             quiet: Notify::new(),
             sent: Arc::default(),
+            stream: streamed.then(Stream::new),
         };
         Ok(Self::of(inner))
     }
@@ -110,6 +115,7 @@ impl Draft {
             state: Mutex::new(State::new(spool, journal, replaces, true)),
             quiet: Notify::new(),
             sent: Arc::default(),
+            stream: None,
         })
     }
 
@@ -139,6 +145,9 @@ impl Draft {
                 (_, None) => return 0,
             }
         };
+        if let Some(stream) = &self.inner.stream {
+            return stream.position();
+        }
         spool.size().unwrap_or_else(|error| {
             tracing::warn!(%error, "the size of a draft is unknown");
             0
@@ -158,6 +167,10 @@ impl Draft {
     /// `Io`.
     pub fn is_container(&self) -> Result<bool> {
         let Some(spool) = self.inner.lock().spool.clone() else { return Ok(false) };
+        if self.inner.stream.is_some() {
+            // Nobody can fill a container in order after it was formatted.
+            return Ok(false);
+        }
         Ok(sniff(|range| spool.read(range))?.is_formatted())
     }
 
@@ -169,8 +182,12 @@ impl Draft {
     ///
     /// # Errors
     /// `NoSpace` at the spool's limit or on a full disk, `TooLarge`, `Io`; `Busy` during a commit,
-    /// `NotPermitted` after it.
+    /// `NotPermitted` after it. A stream takes the next byte only (`NotSequential`), waits for the network,
+    /// and gives the failure of its upload.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if let Some(stream) = &self.inner.stream {
+            return self.write_to(stream, offset, data);
+        }
         let access = self.inner.access(true)?;
         if data.is_empty() {
             return Ok(());
@@ -195,6 +212,10 @@ impl Draft {
     /// # Errors
     /// `Stale` after the commit: read the image instead, the cache has it. `Io`.
     pub fn read(&self, range: ByteRange) -> Result<Bytes> {
+        if self.inner.stream.is_some() && !matches!(self.inner.lock().phase, Phase::Committed(_)) {
+            let why = "what is uploaded while it is written to cannot be read back before it is an image";
+            return Err(Error::new(Kind::NotSequential, why));
+        }
         self.inner.access(false)?.spool.read(range)
     }
 
@@ -203,6 +224,9 @@ impl Draft {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn truncate(&self, size: u64) -> Result<()> {
+        if let Some(stream) = &self.inner.stream {
+            return stream.truncate(size);
+        }
         let access = self.inner.access(true)?;
         if access.spool.size()? == size {
             return Ok(());
@@ -261,6 +285,9 @@ impl Draft {
     /// `Integrity` when Glance stored other bytes; `WrongFormat` when the content is refused;
     /// `Interrupted` when it was abandoned; what Glance says.
     pub async fn commit(&self) -> Result<Image> {
+        if self.inner.stream.is_some() {
+            return self.commit_stream().await;
+        }
         self.begin(Goal::Publish)?.wait().await
     }
 
@@ -301,7 +328,10 @@ impl Draft {
             }
             state.spool.clone()?
         };
-        let size = spool.size().ok()?;
+        let size = match &self.inner.stream {
+            Some(stream) => stream.position(),
+            None => spool.size().ok()?,
+        };
         Some((self.inner.sent().min(size), size))
     }
 
@@ -327,6 +357,34 @@ impl Draft {
     /// ended as by [`abandon`](Self::abandon).
     pub fn discard(&self) {
         self.inner.end(Ending::Discard);
+    }
+
+    fn write_to(&self, stream: &Stream, offset: u64, data: &[u8]) -> Result<()> {
+        {
+            let mut state = self.inner.lock();
+            match &state.phase {
+                Phase::Open | Phase::Committing(_) => {}
+                Phase::Committed(_) => return Err(uploaded()),
+                Phase::Closed => return Err(closed()),
+            }
+            if data.is_empty() {
+                return Ok(());
+            }
+            state.dirty = true;
+        }
+        stream.write(offset, data, || self.begin(Goal::Publish))
+    }
+
+    async fn commit_stream(&self) -> Result<Image> {
+        if let Some(image) = self.committed() {
+            return Ok(image);
+        }
+        let draft = Self { inner: Arc::clone(&self.inner) };
+        let commit = blocking(move || match &draft.inner.stream {
+            Some(stream) if draft.is_dirty() => stream.close(|| draft.begin(Goal::Publish)),
+            _ => Err(Error::new(Kind::NoData, "nothing was written")),
+        });
+        commit.await?.wait().await
     }
 
     /// Starts the work, or joins what is under way or done.
@@ -422,10 +480,7 @@ impl Inner {
             Phase::Committing(_) if !write => {}
             Phase::Committing(_) => return Err(Error::new(Kind::Busy, "the file is being uploaded")),
             Phase::Committed(_) if write => {
-                return Err(Error::new(
-                    Kind::NotPermitted,
-                    "the file was uploaded: image data cannot change",
-                ));
+                return Err(uploaded());
             }
             Phase::Committed(_) => {
                 return Err(Error::new(Kind::Stale, "the file is an image now: read that"));
@@ -439,6 +494,9 @@ impl Inner {
 
     /// Ends the draft for good: at once, or as soon as the commit under way has failed.
     fn end(&self, ending: Ending) {
+        if let Some(stream) = &self.stream {
+            stream.cut();
+        }
         let (journal, spool) = {
             let mut state = self.lock();
             match &state.phase {
@@ -479,6 +537,10 @@ impl Inner {
 /// Why no upload goes on at unmount.
 pub(super) fn stopped() -> Error {
     Error::new(Kind::Interrupted, "the mount was stopped")
+}
+
+fn uploaded() -> Error {
+    Error::new(Kind::NotPermitted, "the file was uploaded: image data cannot change")
 }
 
 fn closed() -> Error {

@@ -9,6 +9,7 @@
 //!               ├── Upload  create, PUT, verify, take back       (upload.rs)
 //!               ├── Allowance how long all of it may take    (allowance.rs)
 //!               ├── Body    read ahead, hash, count              (body.rs)
+//!               ├── Stream  instead: write by write           (stream.rs)
 //!               ├── sniff   content to disk_format               (sniff.rs, carry.rs)
 //!               └── Records, Keeper: Glance and the cache        (keeper.rs)
 //! ```
@@ -34,6 +35,7 @@ mod report;
 mod revive;
 mod sniff;
 mod spool;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -91,6 +93,8 @@ pub struct Intent {
 #[derive(Clone)]
 pub struct Uploads {
     shared: Arc<Shared>,
+    /// New drafts are sent as they are written.
+    streaming: bool,
 }
 
 /// What all drafts of a mount use.
@@ -143,7 +147,13 @@ impl Uploads {
         }
         let (commits, stop) = (TaskTracker::new(), CancellationToken::new());
         let live = Mutex::default();
-        Ok(Self { shared: Arc::new(Shared { folder, records, keeper, pace, commits, stop, live }) })
+        let shared = Arc::new(Shared { folder, records, keeper, pace, commits, stop, live });
+        Ok(Self { shared, streaming: false })
+    }
+
+    /// The same, for drafts that are sent as they are written (`--upload stream`), or not.
+    pub fn streaming(self, streaming: bool) -> Self {
+        Self { streaming, ..self }
     }
 
     /// A new, empty draft with a spool file of its own. Blocks on the disk.
@@ -151,7 +161,7 @@ impl Uploads {
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn draft(&self, intent: Intent) -> Result<Arc<Draft>> {
-        Draft::create(self.shared.clone(), intent).map(Arc::new)
+        Draft::create(self.shared.clone(), intent, self.streaming).map(Arc::new)
     }
 
     /// What earlier runs left in the spool, and what this one gave up, one line each, for

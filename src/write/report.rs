@@ -145,7 +145,10 @@ fn alive(folder: &Folder, id: DraftId, draft: &Inner) -> Option<Report> {
         };
         (state.spool.clone()?, condition, state.journal.clone())
     };
-    let bytes = spool.size().unwrap_or(0);
+    let bytes = match &draft.stream {
+        Some(stream) => stream.position(),
+        None => spool.size().unwrap_or(0),
+    };
     let mut report = Report::of(folder, id, Some(&journal), state, bytes);
     report.sent = (state == Condition::Uploading).then(|| draft.sent());
     Some(report)

@@ -25,6 +25,7 @@ mod profiles;
 mod reading;
 mod scale;
 mod status;
+mod stream_upload;
 mod tls;
 mod tools;
 mod uploading;
