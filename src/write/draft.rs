@@ -384,7 +384,19 @@ impl Draft {
             Some(stream) if draft.is_dirty() => stream.close(|| draft.begin(Goal::Publish)),
             _ => Err(Error::new(Kind::NoData, "nothing was written")),
         });
-        commit.await?.wait().await
+        let failure = match commit.await {
+            Ok(commit) => return commit.wait().await,
+            Err(failure) => failure,
+        };
+        let ending = match &self.inner.lock().phase {
+            Phase::Committing(commit) => Some(commit.clone()),
+            _ => None,
+        };
+        if let Some(ending) = ending {
+            // Until its record is taken back; why it ended is known.
+            let _ = ending.wait().await;
+        }
+        Err(failure)
     }
 
     /// Starts the work, or joins what is under way or done.

@@ -182,6 +182,42 @@ fn an_upload_of_another_cloud_is_refused_with_the_cure() {
     }
 }
 
+#[test]
+fn a_refusal_in_the_middle_of_a_large_body_is_the_error_that_the_program_hears() {
+    let cloud = Cloud::new("none", "--set DEFAULT.image_size_cap=1000000");
+    for options in ["", "--upload stream"] {
+        let mount = cloud.mount(options);
+        let from = source(&mount, 108, 64 * MIB);
+        for line in ["cp FROM TO", "cat FROM > TO", "dd if=FROM of=TO bs=1M status=none"] {
+            let said = fails!("{}", line.replace("FROM", &from).replace("TO", &mount.path("too-large.raw")));
+            assert!(said.contains("File too large"), "{options} {line}: {said}");
+            eventually("nothing is left behind", || cloud.named("too-large.raw").is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_reservation_that_a_415_has_poisoned_is_kept_and_said_to_be_deleted() {
+    let cloud = Cloud::open();
+    // A boot sector whose partition table makes no sense: Glance refuses it as anything.
+    let mut content = pattern(109, MIB);
+    content[510..512].copy_from_slice(&[0x55, 0xaa]);
+    for options in ["", "--upload stream"] {
+        let name = format!("poisoned{}.raw", options.len());
+        let id = cloud.reserve(json!({"name": name}));
+        let mount = cloud.mount(options);
+        let from = mount.beside().file("refused", &content);
+        for _ in 0..2 {
+            assert!(fails!("cp {from} {mount}/{name}").contains("Wrong medium type"));
+            let errors = mount.errors();
+            let said = errors.lines().last().unwrap();
+            assert!(said.contains(&format!("image {id} is spoilt")) && said.contains("delete it"), "{said}");
+        }
+        assert_eq!(cloud.record(&id)["status"], "queued", "what was there before stays");
+        cloud.delete(&id);
+    }
+}
+
 /// Ends the daemon as a crash does, with the mount it leaves behind.
 fn crash(mount: &Mount) {
     sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
