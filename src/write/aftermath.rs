@@ -6,7 +6,7 @@
 //! | reserving, creating, uploading | our record, queued | it is deleted; the bytes are kept and told |
 //! | uploading, verifying | the image, active with the bytes that are here | that was the upload: the cache gets them |
 //! | any | a record of a failed try that could not be deleted then | it is deleted |
-//! | any | a record that is being filled, or no answer | looked at again an hour later |
+//! | any | a record that is being filled, or no answer | looked at again a minute later |
 //!
 //! What was not complete is not sent again by itself: its program was told that it failed, and may have
 //! made the image in another way since. `glancefs uploads retry` sends it. A record that was reserved

@@ -225,7 +225,10 @@ impl Draft {
     /// As [`write`](Self::write).
     pub fn truncate(&self, size: u64) -> Result<()> {
         if let Some(stream) = &self.inner.stream {
-            return stream.truncate(size);
+            let truncated = stream.truncate(size);
+            // A program that did not get its length has failed: its close must say so, and reserve nothing.
+            self.inner.lock().dirty |= truncated.is_err();
+            return truncated;
         }
         let access = self.inner.access(true)?;
         if access.spool.size()? == size {

@@ -45,7 +45,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -74,6 +74,10 @@ const TAKE_BACK: Duration = Duration::from_secs(5);
 
 /// How often it is looked what failed uploads left for too long: `--keep-failed` is days.
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+
+/// How often records are looked for that could not be deleted while the server was away: one listing of the
+/// spool folder.
+const SETTLING: Duration = Duration::from_secs(60);
 
 /// What an upload is for.
 #[derive(Debug, Clone)]
@@ -193,19 +197,24 @@ impl Uploads {
         self.shared.folder.listen(listener);
     }
 
-    /// Settles what a crash left in Glance, unless `read_only`, and removes what failed uploads left longer ago
-    /// than `--keep-failed`: now and every hour, until [`shut_down`](Self::shut_down).
+    /// Settles what a crash or an outage left in Glance, unless `read_only`, now and every minute; and removes
+    /// every hour what failed uploads left longer ago than `--keep-failed`. Until [`shut_down`](Self::shut_down).
     ///
     /// `tell` hears what changed in Glance by that, and must not wait.
     pub async fn keep_house(self, read_only: bool, tell: impl Fn(Settlement) + Send + Sync) {
         let Shared { folder, stop, .. } = &*self.shared;
+        let mut aged = Instant::now();
         loop {
             if !read_only {
                 aftermath::settle_all(&self.shared, &tell).await;
             }
-            if timeout(HOUSEKEEPING, stop.cancelled()).await.is_ok() {
+            if timeout(SETTLING, stop.cancelled()).await.is_ok() {
                 return;
             }
+            if aged.elapsed() < HOUSEKEEPING {
+                continue;
+            }
+            aged = Instant::now();
             let folder = folder.clone();
             tokio::task::spawn_blocking(move || kept::age_out(&folder)).await.ok();
         }
