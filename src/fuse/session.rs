@@ -21,7 +21,7 @@ use crate::catalog::Catalog;
 use crate::config::{CatalogConfig, Config, Upload};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{ImageFs, Layers};
-use crate::glance::{Glance, ImageService};
+use crate::glance::{Glance, ImageService, Negotiated};
 use crate::read::Readers;
 use crate::source::Sources;
 use crate::write::{Settlement, Uploads};
@@ -131,7 +131,8 @@ impl Session {
 async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>, Uploads)> {
     let logins = LastLogins { folder: cache.logins_folder(), allow_stale: config.catalog.allow_stale };
     let auth = Auth::connect(&config.auth, &config.http, Some(&logins)).await?;
-    let service: Arc<dyn ImageService> = Arc::new(Glance::new(auth, &config.http)?);
+    let glance = Glance::new(auth, &config.http)?;
+    let service: Arc<dyn ImageService> = Arc::new(Negotiated::new(glance, config.api_version));
     let saved_at = cache.catalog_file(service.cloud_key(), service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::new(service.clone(), &config.http);

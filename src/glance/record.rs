@@ -185,7 +185,7 @@ fn record(request: &Request<'_>, answer: Answer, id: &ImageId) -> Result<Image> 
 }
 
 /// Glance's 400 does not say in a fixed form what is wrong with a name; the name itself does.
-fn name_error(name: &str, error: Error) -> Error {
+pub(super) fn name_error(name: &str, error: Error) -> Error {
     if name.chars().any(|c| c > '\u{ffff}') {
         error.with_kind(Kind::IllegalName)
     } else if name.chars().count() > NAME_LIMIT {

@@ -30,5 +30,6 @@ mod tls;
 mod tools;
 mod uploading;
 mod uploads;
+mod v1;
 mod whole;
 mod xattrs;
