@@ -1,4 +1,5 @@
-//! The ioctls of files on a mount: how `glancefs prefetch` and `glancefs evict` talk to the daemon.
+//! The ioctls of files on a mount: how `glancefs prefetch`, `evict` and the commands that change images talk to the
+//! daemon.
 //!
 //! They go through the mount itself, so there is no socket to find, to guard or to clean up: who may open
 //! a file may ask, and what was asked of an open file ends when the last descriptor of it is closed,
@@ -8,6 +9,7 @@
 //! PREFETCH  _IO  (0xE7, 1)       on an image: bring all of it, until this open file is closed
 //! PROGRESS  _IOR (0xE7, 2, 512)  on an image: how far that is
 //! EVICT     _IOWR(0xE7, 3, 24)   on a directory: drop what is cached of the image with an inode number
+//! LOOK      _IOW (0xE7, 6, 64)   on a directory: ask the server about the image of this id now (text, then zeros)
 //! RETRY     _IOW (0xE7, 32, 1024)  on .glancefs/uploads.json: upload one again, until this open file is closed
 //! DISCARD   _IOW (0xE7, 33, 1024)  on .glancefs/uploads.json: throw one away
 //! PROGRESS on .glancefs/uploads.json tells how far either is.
@@ -35,6 +37,7 @@
 use rustix::ioctl::opcode;
 
 use crate::error::{Error, Kind, Result};
+use crate::units::ImageId;
 
 pub use rustix::ioctl::Opcode;
 
@@ -46,6 +49,11 @@ pub const PREFETCH: Opcode = opcode::none(TYPE, 1);
 pub const PROGRESS: Opcode = opcode::read::<[u8; Progress::LEN]>(TYPE, 2);
 /// Drops an image from the cache: an [`Eviction`].
 pub const EVICT: Opcode = opcode::read_write::<[u8; Eviction::LEN]>(TYPE, 3);
+/// Asks the server about an image, which somebody changed: its id as [`look`] writes it.
+pub const LOOK: Opcode = opcode::write::<[u8; LOOK_LEN]>(TYPE, 6);
+
+/// Bytes of the question of [`LOOK`]: ids have up to 64.
+pub const LOOK_LEN: usize = 64;
 
 /// Uploads again what is in the spool: a [`Choice`].
 pub const RETRY: Opcode = opcode::write::<[u8; Choice::LEN]>(TYPE, 32);
@@ -205,6 +213,21 @@ impl Choice {
     }
 }
 
+/// The question of [`LOOK`].
+pub fn look(id: &ImageId) -> [u8; LOOK_LEN] {
+    let mut raw = [0; LOOK_LEN];
+    for (to, from) in raw.iter_mut().zip(id.as_str().bytes()) {
+        *to = from;
+    }
+    raw
+}
+
+/// Reads it back; `None` for what is no id.
+pub fn image_of_look(raw: &[u8]) -> Option<ImageId> {
+    let end = raw.iter().position(|byte| *byte == 0).unwrap_or(raw.len());
+    std::str::from_utf8(&raw[..end]).ok()?.parse().ok()
+}
+
 /// The number at `at`, which lies inside.
 fn number(raw: &[u8], at: usize) -> u64 {
     raw[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
@@ -218,6 +241,9 @@ mod tests {
     #[test]
     fn the_protocol_looks_like_this() {
         assert_eq!((PREFETCH, PROGRESS, EVICT), (0xE701, 0x8200_E702, 0xC018_E703));
+        assert_eq!(LOOK, 0x4040_E706);
+        let id: ImageId = "1f3c".parse().unwrap();
+        assert_eq!(look(&id)[..6], *b"1f3c\0\0");
         let progress = Progress { stage: Stage::Failed, size: 0x0102, cached: 0x03, text: "full".into() };
         let raw = progress.encode();
         let mut golden = [0; 512];
@@ -256,12 +282,16 @@ mod tests {
             assert!(sent.text.starts_with(&back.text) && back.text.len() >= sent.text.len().min(487));
             assert_eq!(Progress { text: sent.text.clone(), ..back }, sent);
         }
+        for id in [ImageId::generate(), "x".repeat(64).parse().unwrap()] {
+            assert_eq!(image_of_look(&look(&id)), Some(id));
+        }
         let eviction = Eviction { ino: 1, freed: 2, left: 3 };
         assert_eq!(Eviction::decode(&eviction.encode()), eviction);
     }
 
     #[test]
     fn the_answer_of_another_file_system_is_not_believed() {
+        assert_eq!((image_of_look(&[0; 64]), image_of_look(b"../x")), (None, None));
         assert!(Progress::decode(&[0; 512]).is_err());
         assert!(Progress::decode(&[0xff; 512]).is_err());
         let mut raw = Progress { stage: Stage::Idle, size: 0, cached: 0, text: String::new() }.encode();

@@ -1,9 +1,10 @@
 //! glancefs: the images of an OpenStack cloud (Glance) as files.
 //!
 //! Each module is one layer of `docs/design.md`; a layer uses only those below it:
-//! `cli → client` for the commands that work on a mount from outside, and
+//! `cli → client` for the commands that work on a mount from outside, `cli → manage → glance` for those that
+//! work on the cloud, and
 //! `cli → mount → fuse → fs → { read → cache → source, write, catalog } → glance → auth`,
-//! with `config`, `units`, `budget`, `metrics`, `blocking`, `private_folder`, `ioctl` and `error` as leaves
+//! with `config`, `units`, `budget`, `metrics`, `blocking`, `private_folder`, `ioctl`, `reference` and `error` as leaves
 //! that all may use.
 
 pub mod auth;
@@ -19,10 +20,12 @@ pub mod fs;
 pub mod fuse;
 pub mod glance;
 pub mod ioctl;
+pub mod manage;
 pub mod metrics;
 pub mod mount;
 pub mod private_folder;
 pub mod read;
+pub mod reference;
 pub mod source;
 pub mod units;
 pub mod write;

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 /// Each layer and what lies directly below it; what is below that may be used too.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["mount", "client"]),
+    ("cli", &["mount", "manage"]),
+    ("manage", &["client", "write"]),
     ("client", &[]),
     ("mount", &["fuse"]),
     ("fuse", &["fs"]),
@@ -25,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Usable by every layer and by each other; they use no layer.
 const LEAVES: &[&str] =
-    &["config", "units", "budget", "metrics", "blocking", "private_folder", "ioctl", "error"];
+    &["config", "units", "budget", "metrics", "blocking", "private_folder", "ioctl", "reference", "error"];
 
 #[test]
 fn a_layer_uses_only_those_below_it() {

@@ -36,6 +36,7 @@ def user(name, project, role):
         "name": name, "password": f"{name}pw", "domain_id": "default", "default_project_id": project_id})
     role_id = ensure("role", "name", {"name": role})
     call("PUT", f"projects/{project_id}/users/{user_id}/roles/{role_id}")
+    return user_id
 
 
 domain = {"id": "default"}
@@ -45,7 +46,10 @@ identity = {"methods": ["password"],
 answer, _ = call("POST", "auth/tokens", {"auth": {"identity": identity, "scope": scope}})
 headers["X-Auth-Token"] = answer["X-Subject-Token"]
 
-user("glance", "service", "service")
+glance_id = user("glance", "service", "service")
+# For the limits that it asks Keystone for (oslo.limit), it must be able to look at the catalogue.
+reader = ensure("role", "name", {"name": "reader"})
+call("PUT", f"system/users/{glance_id}/roles/{reader}")
 user("alice", "alpha", "member")
 user("bob", "beta", "member")
 user("rita", "alpha", "reader")

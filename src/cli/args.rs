@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
+use super::orders::OrderCommand;
 use crate::config::{ApiVersion, Passthrough, Prefetch, Upload};
 use crate::units::{self, ByteSize};
 
@@ -18,7 +19,10 @@ Examples:
   glancefs mount --os-cloud mycloud /mnt/images     a cloud of clouds.yaml
   . ./openrc.sh; glancefs mount /mnt/images         OS_* variables
   glancefs mount --os-auth-type none --endpoint http://glance:9292 /mnt/images
+  glancefs mount mycloud:debian-12.qcow2 /mnt/one   one image only
   glancefs prefetch /mnt/images/debian-12.qcow2
+  glancefs import --os-cloud mycloud debian-13 https://cloud.debian.org/debian-13.qcow2
+  glancefs members /mnt/images/debian-12.qcow2 add 0d8ce8cbd9b84b6c8bb0f0d0a8a2a1a1
   glancefs status /mnt/images
   glancefs uploads /mnt/images; glancefs uploads retry 1f3c9a2b
   glancefs umount /mnt/images
@@ -42,6 +46,8 @@ pub enum Command {
     Uploads(UploadsArguments),
     #[command(subcommand)]
     Profile(ProfileCommand),
+    #[command(flatten)]
+    Order(OrderCommand),
 }
 
 /// Copy boot profiles between hosts.
@@ -74,8 +80,14 @@ pub enum ProfileCommand {
 /// K, M, G, T, KiB, MiB, GiB, TiB (all powers of 1024); durations are seconds or take ms, s, m, h, d.
 /// Of an option given twice the last counts; only --endpoint adds up.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, next_line_help = true)]
+#[command(after_help = EXAMPLES, next_line_help = true, allow_missing_positional = true)]
 pub struct MountArguments {
+    /// What is shown: a cloud of clouds.yaml, the address of a Glance, or one image, as CLOUD:IMAGE (:IMAGE in the cloud
+    /// of the options and variables) or by its full address, which is then the only file [default: the cloud of
+    /// the options and variables].
+    #[arg(value_name = "SOURCE")]
+    pub source: Option<String>,
+
     /// An existing directory where the images shall appear.
     #[arg(value_name = "MOUNTPOINT")]
     pub mountpoint: PathBuf,
@@ -103,9 +115,10 @@ pub struct MountArguments {
     pub daemon: bool,
 }
 
-#[derive(Debug, Args)]
+/// Who logs in where: the same for a mount and for the commands that act on the cloud.
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cloud")]
-pub struct CloudArguments {
+pub struct LoginArguments {
     /// Use this cloud of clouds.yaml and secure.yaml [env: OS_CLOUD]. The file itself can be named by [env: OS_CLIENT_CONFIG_FILE].
     #[arg(long, value_name = "NAME")]
     pub os_cloud: Option<String>,
@@ -140,22 +153,29 @@ pub struct CloudArguments {
     #[arg(long)]
     pub insecure: bool,
 
-    /// How long the list of images is believed before it is fetched again.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::parse_duration)]
-    pub metadata_ttl: Duration,
-
     /// How long a request may make no progress.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::parse_duration)]
     pub timeout: Duration,
-
-    /// How many transfers of image data may run at once.
-    #[arg(long, value_name = "NUMBER", default_value_t = 8)]
-    pub max_connections: usize,
 
     /// How often a request that fails (HTTP 500, 429) is sent again, each time to the next server. Servers that are away
     /// (refused and broken connections, timeouts, HTTP 502 to 504) are asked again until --timeout whatever this says.
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub retries: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cloud")]
+pub struct CloudArguments {
+    #[command(flatten)]
+    pub login: LoginArguments,
+
+    /// How long the list of images is believed before it is fetched again.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::parse_duration)]
+    pub metadata_ttl: Duration,
+
+    /// How many transfers of image data may run at once.
+    #[arg(long, value_name = "NUMBER", default_value_t = 8)]
+    pub max_connections: usize,
 
     /// Which version of the Image API is spoken: auto (2 where the servers have it, else 1), 1 or 2.
     #[arg(long, value_name = "VERSION", default_value = "auto", value_parser = api_version())]
@@ -194,6 +214,11 @@ pub struct LocalArguments {
     /// that write in order, without local space; other writes fail with ESPIPE, and nothing is kept of what fails).
     #[arg(long, value_name = "WAY", default_value = "spool", value_parser = upload())]
     pub upload: Upload,
+
+    /// The store that uploads go to; `getfattr -n user.glance.stores MOUNTPOINT` tells which there are [default: the
+    /// default store of the cloud].
+    #[arg(long, value_name = "STORE")]
+    pub store: Option<String>,
 
     /// How long the bytes of an upload that failed or was killed are kept in the spool. The oldest go sooner (none
     /// within an hour) when a new upload finds no room. What is removed is logged.
@@ -265,6 +290,11 @@ pub struct AccessArguments {
     /// Let a write over an image upload a new image and remove the old one.
     #[arg(long)]
     pub allow_overwrite: bool,
+
+    /// Show where the data of images are as user.glance.locations and user.glance.direct_url, as far as the cloud tells.
+    /// They may hold the credentials of its store (OSSN-0065).
+    #[arg(long)]
+    pub show_locations: bool,
 
     /// Let other users in; the kernel then checks owner and permission bits.
     #[arg(long)]
@@ -419,8 +449,8 @@ mod tests {
     fn of_a_repeated_option_the_last_counts() {
         let given =
             mount(&["--timeout", "5s", "--os-cloud=a", "/m", "--os-cloud", "b", "--timeout=9s"]).unwrap();
-        assert_eq!(given.cloud.os_cloud.as_deref(), Some("b"));
-        assert_eq!(given.cloud.timeout, Duration::from_secs(9));
+        assert_eq!(given.cloud.login.os_cloud.as_deref(), Some("b"));
+        assert_eq!(given.cloud.login.timeout, Duration::from_secs(9));
         assert!(mount(&["--read-only", "--read-only", "/m"]).unwrap().access.read_only);
     }
 
@@ -434,7 +464,15 @@ mod tests {
     #[test]
     fn endpoints_add_up() {
         let given = mount(&["--endpoint", "http://a", "--endpoint=http://b", "/m"]).unwrap();
-        assert_eq!(given.cloud.endpoint, ["http://a", "http://b"]);
+        assert_eq!(given.cloud.login.endpoint, ["http://a", "http://b"]);
+    }
+
+    #[test]
+    fn a_source_goes_before_the_mount_point() {
+        let given = mount(&["c:image", "/m", "--read-only"]).unwrap();
+        assert_eq!((given.source.as_deref(), given.mountpoint.to_str()), (Some("c:image"), Some("/m")));
+        let given = mount(&["--read-only", "/m"]).unwrap();
+        assert_eq!((given.source, given.mountpoint.to_str()), (None, Some("/m")));
     }
 
     #[test]

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::args::{AccessArguments, CloudArguments, LocalArguments, MountArguments};
+use super::args::{AccessArguments, LocalArguments, LoginArguments, MountArguments};
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
     AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig,
     SpoolConfig, memory, paths,
 };
 use crate::error::{Error, Kind, Result};
+use crate::manage::Connection;
 
 /// The least disk for the cache: 16 blocks of the largest request, so that a reader still gains from it.
 const MINIMUM_CACHE: u64 = 1 << 20;
@@ -30,8 +31,9 @@ const LONGEST_KEPT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// `Config`, with a message for the person at the keyboard.
 pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<Config> {
     let mountpoint = paths::mountpoint(&arguments.mountpoint)?;
-    let auth = auth_config(&arguments.cloud, environment)?;
-    let http = http_config(&arguments.cloud, environment)?;
+    let source = source::chosen(arguments)?;
+    let auth = auth_config(&source.login, source.endpoint.as_ref(), environment)?;
+    let http = http_config(&source.login, arguments.cloud.max_connections, environment)?;
     let (cache, spool) = local_config(&arguments.local, environment)?;
     let log_file = arguments.log_file.as_deref().map(paths::resolve).transpose()?;
     paths::keep_apart("--cache-dir", &cache.dir, &mountpoint)?;
@@ -43,8 +45,15 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     in_bounds("--metadata-ttl", cloud.metadata_ttl, Duration::from_millis(100), LONGEST_TTL)?;
     let catalog = CatalogConfig { ttl: cloud.metadata_ttl, allow_stale: cloud.allow_stale };
     let access = access_config(&arguments.access, environment)?;
+    if source.image.is_some() && access.allow_overwrite {
+        return Err(wrong(
+            "--allow-overwrite makes new images, and this mount shows one image only: leave it out, or mount the cloud",
+        ));
+    }
     Ok(Config {
         mountpoint,
+        image: source.image,
+        store: given(&arguments.local.store),
         foreground: arguments.foreground,
         log_file,
         auth,
@@ -60,8 +69,39 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     })
 }
 
-fn auth_config(cloud: &CloudArguments, environment: &Environment) -> Result<AuthConfig> {
-    let endpoints = endpoints(&cloud.endpoint, environment)?;
+/// How a command reaches the cloud. `address` is that of the Glance at which an image was named: it is asked when
+/// no other is given, and only without a token.
+///
+/// # Errors
+/// `Config`, with a message for the person at the keyboard.
+pub fn connection(
+    login: &LoginArguments,
+    address: Option<&Url>,
+    environment: &Environment,
+) -> Result<Connection> {
+    Ok(Connection {
+        auth: auth_config(login, address, environment)?,
+        // One image at a time.
+        http: http_config(login, 1, environment)?,
+    })
+}
+
+fn auth_config(
+    cloud: &LoginArguments,
+    address: Option<&Url>,
+    environment: &Environment,
+) -> Result<AuthConfig> {
+    let mut endpoints = endpoints(&cloud.endpoint, environment)?;
+    let wants_no_token = match given(&cloud.os_auth_type) {
+        Some(auth_type) => auth_type == "none",
+        None => {
+            given(&cloud.os_cloud).or(given(&cloud.token_command)).is_none()
+                && environment.text("OS_AUTH_TYPE")?.as_deref() == Some("none")
+        }
+    };
+    if endpoints.is_empty() && wants_no_token {
+        endpoints.extend(address.cloned());
+    }
     let options = AuthOptions {
         cloud: given(&cloud.os_cloud),
         auth_type: given(&cloud.os_auth_type),
@@ -127,11 +167,14 @@ fn interface(given: Option<String>, environment: &Environment) -> Result<Option<
     }
 }
 
-fn http_config(cloud: &CloudArguments, environment: &Environment) -> Result<HttpConfig> {
+fn http_config(
+    cloud: &LoginArguments,
+    max_connections: usize,
+    environment: &Environment,
+) -> Result<HttpConfig> {
     in_bounds("--timeout", cloud.timeout, Duration::from_secs(1), LONGEST_TIMEOUT)?;
-    if !(1..=1024).contains(&cloud.max_connections) {
-        let value = cloud.max_connections;
-        return Err(wrong(format!("--max-connections {value} is out of bounds: use 1 to 1024")));
+    if !(1..=1024).contains(&max_connections) {
+        return Err(wrong(format!("--max-connections {max_connections} is out of bounds: use 1 to 1024")));
     }
     let ca_cert = match cloud.os_cacert.clone().map(|path| ("--os-cacert", path)) {
         Some(found) => Some(found),
@@ -143,7 +186,7 @@ fn http_config(cloud: &CloudArguments, environment: &Environment) -> Result<Http
         retries: cloud.retries,
         ca_cert,
         insecure: cloud.insecure || environment.switch("OS_INSECURE")?,
-        max_connections: cloud.max_connections,
+        max_connections,
     })
 }
 
@@ -230,6 +273,7 @@ fn access_config(access: &AccessArguments, environment: &Environment) -> Result<
         read_only: access.read_only,
         allow_delete: access.allow_delete,
         allow_overwrite: access.allow_overwrite,
+        show_locations: access.show_locations,
     })
 }
 
@@ -269,5 +313,6 @@ fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(Kind::Config, message)
 }
 
+mod source;
 #[cfg(test)]
 mod tests;

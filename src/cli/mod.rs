@@ -6,6 +6,7 @@
 
 mod args;
 mod merge;
+mod orders;
 mod profile;
 mod uploads;
 
@@ -32,6 +33,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Ok(args::Arguments { command: args::Command::Umount(arguments) }) => {
             run_umount(&arguments, &environment)
+        }
+        Ok(args::Arguments { command: args::Command::Order(order) }) => {
+            return orders::run(order, &environment);
         }
         Ok(args::Arguments { command: args::Command::Profile(command) }) => profile::run(&command),
         Ok(args::Arguments { command: args::Command::Prefetch(arguments) }) => {

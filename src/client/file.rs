@@ -119,7 +119,7 @@ pub(super) fn refused(what: &'static str, error: io::Error) -> Error {
 }
 
 /// What it means that an ioctl of ours failed.
-fn not_taken(errno: Errno) -> Error {
+pub(super) fn not_taken(errno: Errno) -> Error {
     match errno {
         Errno::NOTTY | Errno::NOSYS | Errno::OPNOTSUPP => not_ours(),
         Errno::INVAL => Error::new(Kind::Invalid, "is no image of a glancefs mount"),

@@ -6,6 +6,7 @@
 
 mod evict;
 mod file;
+mod image_path;
 mod prefetch;
 mod progress;
 mod status;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use crate::error::Error;
 
 pub use evict::evict;
+pub use image_path::ImagePath;
 pub use prefetch::prefetch;
 pub use status::status;
 pub use uploads::{discard_upload, retry_upload, uploads_of};

@@ -11,6 +11,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use crate::reference::ImageReference;
+
 pub use environment::Environment;
 
 /// Everything a mount needs to know, after arguments, environment and files were merged and checked.
@@ -24,6 +26,10 @@ pub struct Config {
     pub log_file: Option<PathBuf>,
     /// How to prove who we are, and where Glance is.
     pub auth: AuthConfig,
+    /// The one image that is shown; all of the cloud when there is none.
+    pub image: Option<ImageReference>,
+    /// The store that uploads go to; `None`: the default one of the service.
+    pub store: Option<String>,
     /// How requests are made.
     pub http: HttpConfig,
     /// By which version of the Image API.
@@ -193,4 +199,6 @@ pub struct AccessConfig {
     pub allow_delete: bool,
     /// Writing over an image uploads a new one and removes the old.
     pub allow_overwrite: bool,
+    /// Where the data of an image are can be read as an attribute; it may hold credentials.
+    pub show_locations: bool,
 }

@@ -18,7 +18,8 @@ impl ImageFs {
         if !name.starts_with("user.glance") {
             return Err(absent());
         }
-        let Node::Image(id) = self.node(ino)? else { return Err(absent()) };
+        let node = self.node(ino)?;
+        let Node::Image(id) = node else { return self.directory_fact(&node, name).await };
         if let Some(file) = self.draft(&id) {
             let running = file.draft().running().filter(|_| name == UPLOAD_PROGRESS);
             return running.map(|(sent, size)| format!("{sent}/{size}").into_bytes()).ok_or_else(absent);
@@ -27,6 +28,9 @@ impl ImageFs {
         if name == PROFILE {
             let identity = self.identity(&image);
             return self.layers.readers.profile(&identity.digest, identity.size).await;
+        }
+        if let Some(fact) = self.asked_fact(&image, name).await? {
+            return Ok(fact);
         }
         match name.strip_prefix(LOCAL) {
             Some(fact) => self.local_fact(&image, fact).await?.map(String::into_bytes).ok_or_else(absent),

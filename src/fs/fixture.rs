@@ -65,6 +65,7 @@ impl Fixture {
             read_only,
             allow_delete,
             allow_overwrite,
+            show_locations: false,
         };
         // The list is fetched when the test says so, not when it is old.
         let catalog = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: false };

@@ -9,7 +9,7 @@ use super::view::record_name;
 use super::{Attr, DirEntry, FileKind, HandleId, ImageFs, Ino, Invalidation, MISS_TTL, Node, lock};
 use crate::catalog::names::{self, NAME_MAX};
 use crate::error::{Error, Kind, Result};
-use crate::glance::Image;
+use crate::glance::{Image, Quota};
 use crate::units::ImageId;
 
 /// A file that was found.
@@ -28,8 +28,10 @@ pub struct Statistics {
     pub total: u64,
     /// Bytes that may still be used.
     pub free: u64,
-    /// Images.
+    /// Images: those that there may be, where that is limited, else those that there are.
     pub files: u64,
+    /// Images that may still be made, where that is limited.
+    pub free_files: u64,
 }
 
 /// Room that `df` shows as free when no quota is known: more than any image needs.
@@ -329,13 +331,25 @@ impl ImageFs {
         }
     }
 
-    /// The figures of `df`: images as listed; without a known quota there is always room.
+    /// The figures of `df`: the project's quota, where the service tells one. Without it images as listed, and
+    /// always room.
     pub async fn statfs(&self) -> Statistics {
-        let list = self.layers.catalog.snapshot();
-        Statistics {
-            total: list.bytes().saturating_add(UNLIMITED),
-            free: UNLIMITED,
-            files: list.len() as u64,
+        /// All that a limit leaves, and what is free of it.
+        fn limited(quota: Option<Quota>) -> Option<(u64, u64)> {
+            let Quota { usage, limit } = quota?;
+            // -1 stands for no limit (oslo.limit).
+            let limit = u64::try_from(limit).ok()?;
+            Some((limit, limit.saturating_sub(u64::try_from(usage).unwrap_or(0))))
         }
+        /// Keystone counts the sizes of images in MiB.
+        const MIB: u64 = 1 << 20;
+        let quota = self.quota().await.unwrap_or_default();
+        let list = self.layers.catalog.snapshot();
+        let (total, free) = match limited(quota.image_size_total) {
+            Some((total, free)) => (total.saturating_mul(MIB), free.saturating_mul(MIB)),
+            None => (list.bytes().saturating_add(UNLIMITED), UNLIMITED),
+        };
+        let (files, free_files) = limited(quota.image_count_total).unwrap_or((list.len() as u64, 0));
+        Statistics { total, free, files, free_files }
     }
 }

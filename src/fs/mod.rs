@@ -10,6 +10,7 @@ mod closing;
 mod control;
 mod describe;
 mod draft;
+mod facts;
 #[cfg(test)]
 mod fixture;
 mod handle;
@@ -59,6 +60,7 @@ use crate::write::Uploads;
 use attr::Attributes;
 use control::Events;
 use draft::DraftFile;
+use facts::KeptUsage;
 use handle::Handles;
 use inode::Inodes;
 use whole::Fills;
@@ -113,6 +115,8 @@ pub struct ImageFs {
     fresh: Mutex<LruCache<ImageId, Instant>>,
     /// Images that were asked for by id and are not listed, and when they were shown.
     unlisted: Mutex<LruCache<ImageId, (Arc<Image>, Instant)>>,
+    /// For `df`.
+    usage: KeptUsage,
     events: Arc<Events>,
     /// How files were opened.
     opens: OpenCounters,
@@ -145,6 +149,7 @@ impl ImageFs {
             misses: Mutex::new(LruCache::new(MISSES_KEPT)),
             fresh: Mutex::new(LruCache::new(FRESH_KEPT)),
             unlisted: Mutex::new(LruCache::new(UNLISTED_KEPT)),
+            usage: KeptUsage::default(),
             events,
             opens: OpenCounters::default(),
             way: Mutex::default(),

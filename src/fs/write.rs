@@ -63,6 +63,10 @@ impl ImageFs {
             let opened = opened.inspect_err(|_| self.forget(entry.attr.ino, 1))?;
             return Ok((entry, opened));
         }
+        if !self.layers.service.takes_new_images() {
+            let why = "a single image is mounted here: mount its cloud to create others";
+            return Err(Error::new(Kind::NotPermitted, why));
+        }
         let stepwise = mode.read && !mode.exclusive && !mode.truncate;
         let intent = Intent { id: ImageId::generate(), name: glance_name, reserved: false, replaces: None };
         let file = self.new_draft(intent, stepwise.then_some(opener)).await?;

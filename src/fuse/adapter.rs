@@ -524,7 +524,7 @@ impl Filesystem for Adapter {
             Ok(figures) => {
                 let blocks = |bytes: u64| bytes / u64::from(UNIT);
                 let (total, free) = (blocks(figures.total), blocks(figures.free));
-                reply.statfs(total, free, free, figures.files, 0, UNIT, 255, UNIT);
+                reply.statfs(total, free, free, figures.files, figures.free_files, UNIT, 255, UNIT);
             }
             Err(error) => reply.error(errno(&error)),
         });
@@ -635,6 +635,14 @@ impl Filesystem for Adapter {
                     Ok(Eviction { freed, left, ..question }.encode().to_vec())
                 };
                 self.answer_in_its_time("evict", number, call, reply_ioctl(reply));
+            }
+            ioctl::LOOK => {
+                let Some(id) = ioctl::image_of_look(input) else {
+                    reply.error(Errno::EINVAL);
+                    return;
+                };
+                let call = async move { fs.look_again(&id).await.map(|()| Vec::new()) };
+                self.answer("look", number, call, reply_ioctl(reply));
             }
             // `qemu-img info` asks for FS_IOC_FSGETXATTR, block tools for BLKSSZGET: not here.
             _ => reply.error(Errno::ENOTTY),

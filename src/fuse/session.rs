@@ -21,9 +21,11 @@ use crate::catalog::Catalog;
 use crate::config::{CatalogConfig, Config, Upload};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{ImageFs, Layers};
-use crate::glance::{Glance, ImageService, Negotiated};
+use crate::glance::{Glance, ImageService, Negotiated, OnlyImage};
 use crate::read::Readers;
+use crate::reference::ImageReference;
 use crate::source::Sources;
+use crate::units::ImageId;
 use crate::write::{Settlement, Uploads};
 
 /// Threads that read requests from the kernel, each with a descriptor of its own: two had the best
@@ -131,9 +133,19 @@ impl Session {
 async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>, Uploads)> {
     let logins = LastLogins { folder: cache.logins_folder(), allow_stale: config.catalog.allow_stale };
     let auth = Auth::connect(&config.auth, &config.http, Some(&logins)).await?;
-    let glance = Glance::new(auth, &config.http)?;
-    let service: Arc<dyn ImageService> = Arc::new(Negotiated::new(glance, config.api_version));
-    let saved_at = cache.catalog_file(service.cloud_key(), service.project_id());
+    let glance = Glance::new(auth, &config.http)?.storing_in(config.store.clone());
+    let only = match &config.image {
+        Some(reference) => Some(only_image(&glance, reference, &config.catalog).await?),
+        None => None,
+    };
+    let mut service: Arc<dyn ImageService> = Arc::new(Negotiated::new(glance, config.api_version));
+    let mut list = service.cloud_key().to_owned();
+    if let Some(id) = only {
+        // Its list is not that of the cloud.
+        list = format!("{list} image {id}");
+        service = Arc::new(OnlyImage::new(service, id));
+    }
+    let saved_at = cache.catalog_file(&list, service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::new(service.clone(), &config.http);
     let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?
@@ -143,6 +155,17 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let layers =
         Layers { service, catalog: Arc::clone(&catalog), cache, sources, readers, uploads: uploads.clone() };
     Ok((ImageFs::new(layers, config.access.clone(), config.prefetch), catalog, uploads))
+}
+
+/// The one image that is to be mounted. Where no server answers, an id is believed.
+async fn only_image(glance: &Glance, reference: &ImageReference, config: &CatalogConfig) -> Result<ImageId> {
+    match (glance.resolve(reference).await, reference) {
+        (Ok(image), _) => Ok(image.id),
+        (Err(error), ImageReference::Id(id)) if config.allow_stale && error.kind().is_transient() => {
+            Ok(id.clone())
+        }
+        (Err(error), _) => Err(with_cure(error, config)),
+    }
 }
 
 /// Adds what to do to the failure of the first listing.

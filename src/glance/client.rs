@@ -57,6 +57,8 @@ pub(super) struct Inner {
     metadata: Client,
     pub data: Client,
     cloud_key: String,
+    /// Where uploads go, unless to the default store.
+    pub store: Option<String>,
     /// Of a whole metadata request with its retries; of a transfer's progress.
     pub timeout: Duration,
     /// Tries after the first, of a request that fails where servers do answer.
@@ -181,6 +183,7 @@ impl Glance {
                 auth,
                 metadata,
                 data,
+                store: None,
                 timeout: config.timeout,
                 retries: config.retries,
                 uploads: Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)),
@@ -191,6 +194,14 @@ impl Glance {
     /// The project of the token.
     pub fn project_id(&self) -> Option<&str> {
         self.inner.auth.project_id()
+    }
+
+    /// Uploads go to this store; `None`: to the default one of the service.
+    pub fn storing_in(mut self, store: Option<String>) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.store = store;
+        }
+        self
     }
 
     /// Names this cloud in cache keys: the same for every server of it, however they are ordered.

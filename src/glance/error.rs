@@ -22,9 +22,14 @@ pub(super) enum Operation {
     Delete,
     Upload,
     Download,
-    Members,
     /// Which versions of the API there are.
     Versions,
+    /// Stores, limits and the like.
+    Facts,
+    Members,
+    Import,
+    Tasks,
+    Locations,
 }
 
 impl Operation {
@@ -39,8 +44,12 @@ impl Operation {
             Self::Delete => "deleting",
             Self::Upload => "uploading",
             Self::Download => "downloading",
-            Self::Members => "the members of",
             Self::Versions => "asking for the versions of the Image API",
+            Self::Facts => "asking what the image service has",
+            Self::Members => "the members of",
+            Self::Import => "importing",
+            Self::Tasks => "the tasks of",
+            Self::Locations => "the locations of",
         }
     }
 }
@@ -79,6 +88,14 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
             Kind::NotSupported,
             "this server does not speak this version of the Image API here: check the endpoint and --api-version",
         ),
+        (Op::Facts, 404) => (Kind::NotSupported, "this server does not tell"),
+        (Op::Locations, 404) if !says("no image") => {
+            (Kind::NotSupported, "this server has no API for locations")
+        }
+        (Op::Locations, 405) => (Kind::NotSupported, "this server has no API for locations"),
+        (Op::Members, 403) => (Kind::Forbidden, "not allowed (is it ours, and is its visibility shared?)"),
+        (Op::Members, 404) => (Kind::NotFound, "no such image or member, or not visible to this project"),
+        (Op::Members, 409) => (Kind::Exists, "the project is a member already"),
         (Op::Download, 400) if says("getting images randomly") => {
             (Kind::RangeUnsupported, "the store cannot serve ranges")
         }
@@ -101,10 +118,8 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (Op::Update, 403) if says("may only be replaced while") || says("may only be removed while") => {
             (Kind::NotPermitted, "the attribute is fixed once there are data")
         }
-        (Op::Members, 403) => (Kind::Forbidden, "not allowed (is it ours?)"),
         (_, 403) => (Kind::Forbidden, "not allowed (a role may be missing, or the token has no project)"),
         (Op::Download, 404) if says("not active") => (Kind::NoData, "the image has no data"),
-        (Op::Members, 404) => (Kind::NotFound, "no such image or member, or not ours"),
         (_, 404) => (Kind::NotFound, "no such image, or not visible to this project"),
         (_, 405 | 501) => (Kind::NotSupported, "this server cannot do that"),
         (_, 408) => (Kind::TimedOut, "the server waited too long for the request"),

@@ -12,7 +12,8 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    Change, Cloud, Download, Downloads, Image, Listing, NewImage, NextPage, OpenBody, Page, Records, Schema,
+    Change, Cloud, Download, Downloads, Facts, Image, Listing, NewImage, NextPage, OpenBody, Page, Records,
+    Schema,
 };
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
@@ -275,6 +276,8 @@ impl Records for FakeService {
         async move { deleted }.boxed()
     }
 }
+
+impl Facts for FakeService {}
 
 impl Downloads for FakeService {
     fn download<'a>(

@@ -1,23 +1,30 @@
 //! The Image API, v2 and v1: requests, JSON, error kinds, retry with a deadline, server fail-over.
 //!
-//! `client` makes one exchange out of tries at several servers; `list`, `record`, `schema`, `download`
-//! and `upload` are what can be asked; `error` says what answers mean, `retry` when to try again,
-//! `servers` whom to ask. `v1` asks the same of old clouds, `negotiated` finds out which of the two there is. The layers above know all this by the traits of `service`.
+//! `client` makes one exchange out of tries at several servers; `list`, `record`, `schema`, `download`,
+//! `upload`, `import`, `sharing` and `facts` are what can be asked, `resolve` finds what a person names,
+//! `only` makes a service of one image; `error` says what answers mean, `retry` when to try again,
+//! `servers` whom to ask. `v1` asks the same of old clouds, `negotiated` finds out which of the two there is.
+//! The layers above know all this by the traits of `service`.
 
 mod client;
 mod download;
 mod error;
+mod facts;
 #[cfg(test)]
 pub(crate) mod fake;
 mod filter;
 mod image;
+mod import;
 mod list;
 mod negotiated;
+mod only;
 mod record;
+mod resolve;
 mod retry;
 mod schema;
 mod servers;
 mod service;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -25,11 +32,16 @@ mod v1;
 
 pub use client::Glance;
 pub use download::Download;
+pub use facts::{Quota, Store, Usage};
 pub use filter::Filter;
 pub use image::{Image, MultiHash, RecordText, SECRET_KEYS, Status};
+pub use import::{ImportMethod, ImportStores, Task};
 pub use list::{NextPage, Page};
 pub use negotiated::Negotiated;
+pub use only::OnlyImage;
 pub use record::{Change, NewImage};
 pub use schema::Schema;
-pub use service::{Cloud, Downloads, ImageService, Listing, OpenBody, Records};
+pub use service::{Cloud, Downloads, Facts, ImageService, Listing, OpenBody, Records};
+pub use sharing::{Member, Verdict};
+pub use upload::Destination;
 pub use v1::{GlanceV1, V1Member};

@@ -9,14 +9,15 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use reqwest::Method;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
 use super::client::Request;
 use super::error::{Operation, failed};
 use super::v1::GlanceV1;
 use super::{
-    Change, Cloud, Download, Downloads, Glance, Image, ImageService, Listing, NewImage, NextPage, OpenBody,
-    Page, Records, Schema,
+    Change, Cloud, Download, Downloads, Facts, Glance, Image, ImageService, Listing, Member, NewImage,
+    NextPage, OpenBody, Page, Records, Schema, Store, Usage,
 };
 use crate::config::ApiVersion;
 use crate::error::{Kind, Result};
@@ -145,6 +146,24 @@ impl Records for Negotiated {
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.service().await?.delete(id).await })
+    }
+}
+
+impl Facts for Negotiated {
+    fn members<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Member>>> {
+        Box::pin(async move { self.service().await?.members(id).await })
+    }
+
+    fn locations<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Map<String, Value>>> {
+        Box::pin(async move { self.service().await?.locations(id).await })
+    }
+
+    fn stores(&self) -> BoxFuture<'_, Result<Vec<Store>>> {
+        Box::pin(async move { self.service().await?.stores().await })
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<Usage>> {
+        Box::pin(async move { self.service().await?.usage().await })
     }
 }
 

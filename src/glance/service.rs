@@ -7,11 +7,12 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{self, BoxFuture};
 use futures_util::stream::BoxStream;
+use serde_json::{Map, Value};
 
-use super::{Change, Download, Glance, Image, NewImage, NextPage, Page, Schema};
-use crate::error::Result;
+use super::{Change, Download, Glance, Image, Member, NewImage, NextPage, Page, Schema, Store, Usage};
+use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
 
 /// Opens the bytes of an upload from the start, once for each attempt.
@@ -23,6 +24,10 @@ pub trait Cloud: Send + Sync + 'static {
     fn cloud_key(&self) -> &str;
     /// The project of our token.
     fn project_id(&self) -> Option<&str>;
+    /// Images can be created here that will be listed.
+    fn takes_new_images(&self) -> bool {
+        true
+    }
 }
 
 /// What `catalog` asks for.
@@ -68,10 +73,34 @@ pub trait Downloads: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Download>>;
 }
 
-/// All of it.
-pub trait ImageService: Listing + Records + Downloads {}
+/// What `fs` asks for besides records, when somebody wants to know it. A service need not know any of it.
+pub trait Facts: Send + Sync + 'static {
+    /// The projects that an image is shared with.
+    fn members<'a>(&'a self, _id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Member>>> {
+        unknown()
+    }
+    /// `direct_url` and `locations` of an image.
+    fn locations<'a>(&'a self, _id: &'a ImageId) -> BoxFuture<'a, Result<Map<String, Value>>> {
+        unknown()
+    }
+    /// The stores of the service.
+    fn stores(&self) -> BoxFuture<'_, Result<Vec<Store>>> {
+        unknown()
+    }
+    /// What the project uses and may use.
+    fn usage(&self) -> BoxFuture<'_, Result<Usage>> {
+        unknown()
+    }
+}
 
-impl<T: Listing + Records + Downloads> ImageService for T {}
+fn unknown<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T>> {
+    Box::pin(future::ready(Err(Error::new(Kind::NotSupported, "this service does not tell"))))
+}
+
+/// All of it.
+pub trait ImageService: Listing + Records + Downloads + Facts {}
+
+impl<T: Listing + Records + Downloads + Facts> ImageService for T {}
 
 impl Cloud for Glance {
     fn cloud_key(&self) -> &str {
@@ -139,5 +168,23 @@ impl Downloads for Glance {
         range: Option<ByteRange>,
     ) -> BoxFuture<'a, Result<Download>> {
         Box::pin(Glance::download(self, id, size, range))
+    }
+}
+
+impl Facts for Glance {
+    fn members<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Member>>> {
+        Box::pin(Glance::members(self, id))
+    }
+
+    fn locations<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Map<String, Value>>> {
+        Box::pin(Glance::locations(self, id))
+    }
+
+    fn stores(&self) -> BoxFuture<'_, Result<Vec<Store>>> {
+        Box::pin(Glance::stores(self))
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<Usage>> {
+        Box::pin(Glance::usage(self))
     }
 }

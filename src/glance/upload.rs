@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::client::{Exchange, Glance, host, read_body, transport_error};
 use super::error::{Operation, answered, failed};
-use super::image::Status;
+use super::image::{Image, Status};
 use super::record::{path, subject};
 use super::retry::{Backoff, Worth, worth};
 use super::v1::{self, GlanceV1};
@@ -64,10 +64,12 @@ enum Outcome {
 
 /// Where an upload goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Destination {
-    /// `PUT /v2/images/<id>/file`.
+pub enum Destination {
+    /// To the store: the image is active then.
     Store,
-    /// `PUT /v1/images/<id>`, which is also how v1 changes a record.
+    /// To the staging area, for an import.
+    Stage,
+    /// To the store by v1 of the API: `PUT /v1/images/<id>`, which is also how it changes a record.
     V1,
 }
 
@@ -75,6 +77,7 @@ impl Destination {
     fn path(self, id: &ImageId) -> String {
         match self {
             Self::Store => format!("{}/file", path(id)),
+            Self::Stage => format!("{}/stage", path(id)),
             Self::V1 => v1::path(id),
         }
     }
@@ -83,14 +86,25 @@ impl Destination {
     /// body of another length.
     fn size_header(self) -> &'static str {
         match self {
-            Self::Store => "x-openstack-image-size",
+            Self::Store | Self::Stage => "x-openstack-image-size",
             Self::V1 => "x-image-meta-size",
         }
     }
 
     /// v1 takes a body of no bytes with a length for a change of the record, and one in chunks for data.
     fn tells_length(self, size: u64) -> bool {
-        size > 0 || self == Self::Store
+        size > 0 || self != Self::V1
+    }
+
+    /// The record shows that all of `size` bytes have arrived.
+    fn is_done(self, image: &Image, size: u64) -> bool {
+        let end = if self == Self::Stage { Status::Uploading } else { Status::Active };
+        image.status == end && image.size == Some(size)
+    }
+
+    /// The record shows that the server is at it.
+    fn is_under_way(self, image: &Image) -> bool {
+        image.status == if self == Self::Stage { Status::Uploading } else { Status::Saving }
     }
 }
 
@@ -117,7 +131,11 @@ impl Glance {
         self.upload_to(Destination::Store, id, size, open).await
     }
 
-    pub(super) async fn upload_to(
+    /// The same, to the store or to the staging area.
+    ///
+    /// # Errors
+    /// Those of [`upload`](Self::upload).
+    pub async fn upload_to(
         &self,
         to: Destination,
         id: &ImageId,
@@ -246,6 +264,10 @@ impl Glance {
             Some(0) if to.tells_length(0) => Body::from(Bytes::new()),
             _ => Body::wrap_stream(Paced::new(data, Arc::clone(&progress))),
         };
+        let store = self.inner.store.as_deref().filter(|_| to != Destination::Stage);
+        if let Some(store) = store {
+            builder = builder.header("x-image-meta-store", store);
+        }
         let answer = self.watch(builder.body(body).send(), &progress, moved_at).await;
         if let Some(error) = progress.local_error() {
             return Outcome::Failed(Error::io(format!("uploading {subject}: reading the data"), error));
@@ -329,7 +351,7 @@ impl Glance {
             let v1 = GlanceV1::new(self.clone());
             let shown = async {
                 match to {
-                    Destination::Store => self.show(id).await,
+                    Destination::Store | Destination::Stage => self.show(id).await,
                     Destination::V1 => v1.show(id).await,
                 }
             };
@@ -341,11 +363,11 @@ impl Glance {
             };
             let pause = backoff.pause();
             match image.status {
-                Status::Active if image.size == Some(size) => return Ok(None),
+                _ if to.is_done(&image, size) => return Ok(None),
                 Status::Queued => return Ok(Some(error)),
                 // v1 gives up the image with the upload; whoever made the record may make another.
                 Status::Killed => return Err(error.context("the image was killed")),
-                Status::Saving if Instant::now() + pause < deadline => {}
+                _ if to.is_under_way(&image) && Instant::now() + pause < deadline => {}
                 status => {
                     let what = format!("the answer was lost, and the image is {}", status.as_str());
                     return Err(failed(Operation::Upload, &subject(id), Kind::Busy, &what).with_source(error));

@@ -59,6 +59,7 @@ pub use aftermath::Settlement;
 pub use draft::Draft;
 pub use report::{Condition, Report, Uploading};
 pub use revive::TakenUp;
+pub use sniff::disk_format_of;
 
 use draft::Inner;
 use folder::{DraftId, Folder};

@@ -5,7 +5,10 @@
 //! against Glance 33.0.0 with files made by qemu-img and xorriso), and what Glance takes as `raw`
 //! is `raw` here.
 
-use crate::error::Result;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use crate::error::{Error, Kind, Result};
 use crate::units::ByteRange;
 
 /// What an image's content says of it.
@@ -55,6 +58,30 @@ const ISO_MAGIC: (u64, &[u8]) = (16 * 2048 + 1, b"CD001");
 
 /// The start of a VMDK that is only a text; the data are in other files.
 const VMDK_DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
+
+/// The `disk_format` of a file on this host.
+///
+/// # Errors
+/// `WrongFormat` for an image that nobody could use in a cloud, with what to do about it; `Io`.
+pub fn disk_format_of(file: &File) -> Result<&'static str> {
+    let content = sniff(|range| {
+        let mut bytes = vec![0; usize::try_from(range.len()).unwrap_or(0)];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            let read = file.read_at(&mut bytes[filled..], range.start + filled as u64);
+            match read.map_err(|error| Error::io("reading the file", error))? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes.into())
+    })?;
+    match content.objection {
+        Some(objection) => Err(Error::new(Kind::WrongFormat, objection)),
+        None => Ok(content.format),
+    }
+}
 
 /// Tells the format of what `read` gives (short at its end).
 ///

@@ -16,6 +16,8 @@ use tempfile::TempDir;
 pub struct Devcloud {
     dir: TempDir,
     endpoint: String,
+    /// Of the HTTP server behind the `http` store, where there is one.
+    files: Option<String>,
 }
 
 impl Devcloud {
@@ -28,7 +30,7 @@ impl Devcloud {
     pub fn up_below(parent: &Path, auth: &str, options: &[&str]) -> Self {
         // Not in `parent` itself: a killed test leaves it behind, and then its name should say what it was.
         let dir = tempfile::Builder::new().prefix("glancefs-devcloud-").tempdir_in(parent).unwrap();
-        let mut cloud = Self { dir, endpoint: String::new() };
+        let mut cloud = Self { dir, endpoint: String::new(), files: None };
         let mut arguments = vec!["--auth", auth, "--port", "auto"];
         arguments.extend(options);
         // From here on a panic runs `drop`, which takes down what was started.
@@ -39,12 +41,18 @@ impl Devcloud {
             line.split_whitespace().find_map(|word| word.strip_prefix("url=")).map(str::to_owned)
         };
         cloud.endpoint = url("glance").expect("the address of glance");
+        cloud.files = url("files");
         cloud
     }
 
     /// Glance's address, without a version.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// The address of the HTTP server behind the `http` store: it shows what is in `files/data` of the folder.
+    pub fn files(&self) -> &str {
+        self.files.as_deref().expect("--stores with http")
     }
 
     /// The folder with logs, settings and data.

@@ -78,7 +78,7 @@ fn six_hundred_images_are_listed_by_pages_and_met_once() {
     let mut expected: Vec<_> = (1..=600).map(|number| format!("image-{number:03}")).collect();
     expected.push("with-data.raw".to_owned());
     assert_eq!(mount.names(), expected);
-    let before = cloud.requests("GET").len();
+    let before = cloud.requests("GET /v2/images").len();
     assert_eq!(sh!("ls -l {mount} | grep -c image-"), "600");
     assert_eq!(sh!("ls {mount}/.by-id | wc -l"), "601");
     // Each image once, and neither of the hidden folders: what a backup would copy.
@@ -88,7 +88,8 @@ fn six_hundred_images_are_listed_by_pages_and_met_once() {
     assert_eq!(sh!("du -s --block-size=1 {mount} | cut -f1"), (196 * 512).to_string());
     assert_eq!(sh!("rsync -a --list-only {mount}/ | grep -c '^-'"), "601");
     assert_eq!(sh!("stat -f -c %c {mount}"), "601");
-    assert_eq!(cloud.requests("GET").len(), before, "looking at files costs no request");
+    assert_eq!(cloud.requests("GET /v2/images").len(), before, "looking at files costs no request");
+    assert_eq!(cloud.requests("GET /v2/info/usage").len(), 1, "statfs asks whether there is a quota");
 }
 
 #[test]

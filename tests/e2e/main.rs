@@ -15,14 +15,17 @@
 mod auth;
 mod folders;
 mod harness;
+mod import;
 mod killed_writers;
 mod lifecycle;
 mod listing;
+mod members;
 mod names;
 mod outage;
 mod passthrough;
 mod profiles;
 mod reading;
+mod references;
 mod scale;
 mod status;
 mod stream_upload;

@@ -20,8 +20,8 @@ use super::error::{Operation, failed};
 use super::record::subject;
 use super::upload::Destination;
 use super::{
-    Change, Cloud, Download, Downloads, Glance, Image, Listing, NewImage, NextPage, OpenBody, Page, Records,
-    Schema,
+    Change, Cloud, Download, Downloads, Facts, Glance, Image, Listing, Member, NewImage, NextPage, OpenBody,
+    Page, Records, Schema,
 };
 use crate::error::{Kind, Result};
 use crate::units::{ByteRange, ImageId};
@@ -123,6 +123,15 @@ impl Records for GlanceV1 {
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
         Box::pin(Self::delete(self, id))
+    }
+}
+
+impl Facts for GlanceV1 {
+    /// A member of v1 need not accept.
+    fn members<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Member>>> {
+        let accepted =
+            |member: V1Member| Member { member_id: member.member_id, status: "accepted".to_owned() };
+        Box::pin(async move { Ok(GlanceV1::members(self, id).await?.into_iter().map(accepted).collect()) })
     }
 }
 

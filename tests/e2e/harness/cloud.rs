@@ -31,6 +31,13 @@ impl Cloud {
         &CLOUD
     }
 
+    /// The shared one with two stores for data, `file` and `file2`, and `http`. Calls are an administrator's with a project: without
+    /// one Glance can make no tasks.
+    pub fn of_stores() -> &'static Self {
+        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| Cloud::new("fake", "--stores file,file2,http"));
+        &CLOUD
+    }
+
     /// The shared one with Keystone and the users alice, bob, rita and admin. Calls of the API are alice's.
     pub fn keystone() -> &'static Self {
         static CLOUD: LazyLock<Cloud> = LazyLock::new(|| Cloud::new("keystone", ""));
@@ -43,7 +50,11 @@ impl Cloud {
         let options: Vec<_> = options.split_whitespace().collect();
         let devcloud = Devcloud::up_below(run_folder(), auth, &options);
         let url = devcloud.endpoint().to_owned();
-        let user = (auth == "keystone").then_some("alice");
+        let user = match auth {
+            "keystone" => Some("alice"),
+            "fake" => Some("admin"),
+            _ => None,
+        };
         Self { devcloud, url, user, tokens: Mutex::default() }
     }
 
@@ -61,6 +72,12 @@ impl Cloud {
     /// `options` is `--no-hash`.
     pub fn http_image(&self, name: &str, file: &str, options: &[&str]) -> String {
         self.devcloud.http_image_with("alice", name, Path::new(file), options)
+    }
+
+    /// Offers a file by HTTP, from where the cloud may fetch it; its address.
+    pub fn offer(&self, name: &str, content: &[u8]) -> String {
+        std::fs::write(self.folder().join("files/data").join(name), content).unwrap();
+        format!("{}/{name}", self.devcloud.files())
     }
 
     /// Puts records of `count` active images without data into Glance's database, named `image-000001` and on.

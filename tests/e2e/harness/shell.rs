@@ -69,7 +69,8 @@ pub fn background(line: &str) -> Background {
     background_with(line, &[])
 }
 
-fn background_with(line: &str, variables: &[(String, String)]) -> Background {
+/// The same with variables of its own.
+pub fn background_with(line: &str, variables: &[(String, String)]) -> Background {
     // Files and not pipes: a daemon that keeps one open must not keep us waiting.
     let [stdout, stderr] = [(); 2].map(|()| tempfile::tempfile().unwrap());
     let mut command = Command::new("bash");
