@@ -84,6 +84,8 @@ pub enum Kind {
     ValueTooLarge,
     /// The caller's buffer is too small for the value (xattrs).
     BufferTooSmall,
+    /// Only the next byte can be written (`--upload stream`).
+    NotSequential,
     /// It is a directory.
     IsDirectory,
     /// It is not a directory.

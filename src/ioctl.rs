@@ -10,6 +10,9 @@
 //! PROGRESS  _IOR (0xE7, 2, 512)  on an image: how far that is
 //! EVICT     _IOWR(0xE7, 3, 24)   on a directory: drop what is cached of the image with an inode number
 //! LOOK      _IOW (0xE7, 6, 64)   on a directory: ask the server about the image of this id now (text, then zeros)
+//! RETRY     _IOW (0xE7, 32, 1024)  on .glancefs/uploads.json: upload one again, until this open file is closed
+//! DISCARD   _IOW (0xE7, 33, 1024)  on .glancefs/uploads.json: throw one away
+//! PROGRESS on .glancefs/uploads.json tells how far either is.
 //!
 //! offset  bytes  PROGRESS (little endian)      offset  bytes  EVICT (little endian)
 //!      0      4  magic "gfs1"                       0      8  in: the inode number
@@ -19,6 +22,13 @@
 //!      8      8  size of the image
 //!     16      8  bytes of it in the cache
 //!     24    488  text, UTF-8, then zeros
+//!
+//! offset  bytes  RETRY, DISCARD (little endian)
+//!      0      4  magic "gfu1"
+//!      4      2  bytes of the new name, 0 for the one that it has
+//!      6      2  zero
+//!      8     36  the upload, as .glancefs/uploads.json names it
+//!     44    980  the new name, as a file name, UTF-8, then zeros
 //! ```
 //!
 //! 0xE7 is nobody's in the kernel's `ioctl-number.rst`. The numbers have the size of the structure in them
@@ -44,6 +54,11 @@ pub const LOOK: Opcode = opcode::write::<[u8; LOOK_LEN]>(TYPE, 6);
 
 /// Bytes of the question of [`LOOK`]: ids have up to 64.
 pub const LOOK_LEN: usize = 64;
+
+/// Uploads again what is in the spool: a [`Choice`].
+pub const RETRY: Opcode = opcode::write::<[u8; Choice::LEN]>(TYPE, 32);
+/// Throws away what is in the spool: a [`Choice`].
+pub const DISCARD: Opcode = opcode::write::<[u8; Choice::LEN]>(TYPE, 33);
 
 const MAGIC: &[u8; 4] = b"gfs1";
 const TEXT_AT: usize = 24;
@@ -145,6 +160,59 @@ impl Eviction {
     }
 }
 
+/// Which upload [`RETRY`] and [`DISCARD`] mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// As `.glancefs/uploads.json` names it: a UUID.
+    pub id: String,
+    /// The name of the file that it shall become; `None`: the one that it has.
+    pub name: Option<String>,
+}
+
+impl Choice {
+    /// Bytes of the structure.
+    pub const LEN: usize = 1024;
+    const MAGIC: &[u8; 4] = b"gfu1";
+    const ID: std::ops::Range<usize> = 8..44;
+
+    /// As it goes through the kernel.
+    ///
+    /// # Errors
+    /// `Invalid`: this is no id of an upload. `NameTooLong`.
+    pub fn encode(&self) -> Result<[u8; Self::LEN]> {
+        let mut raw = [0; Self::LEN];
+        raw[..4].copy_from_slice(Self::MAGIC);
+        if self.id.len() != Self::ID.len() {
+            return Err(Error::new(
+                Kind::Invalid,
+                "an upload is named by 36 characters: glancefs uploads lists them",
+            ));
+        }
+        raw[Self::ID].copy_from_slice(self.id.as_bytes());
+        let name = self.name.as_deref().unwrap_or_default().as_bytes();
+        let place = raw.get_mut(Self::ID.end..Self::ID.end + name.len());
+        place.ok_or_else(|| Error::new(Kind::NameTooLong, "the name is too long"))?.copy_from_slice(name);
+        // At most 980: it fits 16 bits.
+        raw[4..6].copy_from_slice(&(name.len() as u16).to_le_bytes());
+        Ok(raw)
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// `Invalid`: nothing that this version sends.
+    pub fn decode(raw: &[u8; Self::LEN]) -> Result<Self> {
+        let strange = || Error::new(Kind::Invalid, "this names no upload");
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| strange());
+        if raw[..4] != *Self::MAGIC {
+            return Err(strange());
+        }
+        let len = usize::from(u16::from_le_bytes([raw[4], raw[5]]));
+        let name = text(raw[Self::ID.end..].get(..len).ok_or_else(strange)?)?;
+        Ok(Self { id: text(&raw[Self::ID])?, name: Some(name).filter(|name| !name.is_empty()) })
+    }
+}
+
 /// The question of [`LOOK`].
 pub fn look(id: &ImageId) -> [u8; LOOK_LEN] {
     let mut raw = [0; LOOK_LEN];
@@ -186,6 +254,24 @@ mod tests {
             eviction.encode(),
             *b"\x08\x07\x06\x05\x04\x03\x02\x01\x09\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0"
         );
+    }
+
+    #[test]
+    fn a_choice_looks_like_this() {
+        assert_eq!((RETRY, DISCARD), (0x4400_E720, 0x4400_E721));
+        let id = "1f3c9a2b-0000-4000-8000-000000000001".to_owned();
+        let choice = Choice { id: id.clone(), name: Some("\u{e9}".into()) };
+        let raw = choice.encode().unwrap();
+        let mut golden = [0; 1024];
+        golden[..46].copy_from_slice(b"gfu1\x02\0\0\x001f3c9a2b-0000-4000-8000-000000000001\xc3\xa9");
+        assert_eq!(raw, golden);
+        assert_eq!(Choice::decode(&raw).unwrap(), choice);
+        let same = Choice { id: id.clone(), name: None };
+        assert_eq!(Choice::decode(&same.encode().unwrap()).unwrap(), same);
+        assert!(Choice { id: "1f3c".into(), name: None }.encode().is_err());
+        assert!(Choice { id, name: Some("n".repeat(981)) }.encode().is_err());
+        golden[4..6].copy_from_slice(&981_u16.to_le_bytes());
+        assert!(Choice::decode(&golden).is_err() && Choice::decode(&[0; 1024]).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use super::orders::OrderCommand;
-use crate::config::{ApiVersion, Passthrough, Prefetch};
+use crate::config::{ApiVersion, Passthrough, Prefetch, Upload};
 use crate::units::{self, ByteSize};
 
 const EXAMPLES: &str = "\
@@ -24,6 +24,7 @@ Examples:
   glancefs import --os-cloud mycloud debian-13 https://cloud.debian.org/debian-13.qcow2
   glancefs members /mnt/images/debian-12.qcow2 add 0d8ce8cbd9b84b6c8bb0f0d0a8a2a1a1
   glancefs status /mnt/images
+  glancefs uploads /mnt/images; glancefs uploads retry 1f3c9a2b
   glancefs umount /mnt/images
   glancefs profile export /mnt/images/debian.qcow2 | ssh host2 glancefs profile import /mnt/images/debian.qcow2";
 
@@ -42,6 +43,7 @@ pub enum Command {
     Prefetch(PrefetchArguments),
     Evict(EvictArguments),
     Status(StatusArguments),
+    Uploads(UploadsArguments),
     #[command(subcommand)]
     Profile(ProfileCommand),
     #[command(flatten)]
@@ -208,6 +210,11 @@ pub struct LocalArguments {
     #[arg(long, value_name = "SIZE")]
     pub spool_size: Option<ByteSize>,
 
+    /// How uploads are made: spool (when a file is closed, from the spool), or stream (while it is written, for programs
+    /// that write in order, without local space; other writes fail with ESPIPE, and nothing is kept of what fails).
+    #[arg(long, value_name = "WAY", default_value = "spool", value_parser = upload())]
+    pub upload: Upload,
+
     /// The store that uploads go to; `getfattr -n user.glance.stores MOUNTPOINT` tells which there are [default: the
     /// default store of the cloud].
     #[arg(long, value_name = "STORE")]
@@ -252,6 +259,13 @@ fn passthrough() -> impl TypedValueParser<Value = Passthrough> {
     PossibleValuesParser::new(["auto", "off"]).map(|word| match word.as_str() {
         "off" => Passthrough::Off,
         _ => Passthrough::Auto,
+    })
+}
+
+fn upload() -> impl TypedValueParser<Value = Upload> {
+    PossibleValuesParser::new(["spool", "stream"]).map(|word| match word.as_str() {
+        "stream" => Upload::Stream,
+        _ => Upload::Spool,
     })
 }
 
@@ -349,6 +363,57 @@ pub struct StatusArguments {
     /// As JSON, with sizes in bytes.
     #[arg(long)]
     pub json: bool,
+}
+
+/// List the uploads of a mount, or of the spool folder: those that run, and what failed, was killed or crashed.
+///
+/// Without MOUNTPOINT the folder is looked at as a mount of this user would find it.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct UploadsArguments {
+    #[command(subcommand)]
+    pub command: Option<UploadsCommand>,
+
+    /// Where the images are mounted.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: Option<PathBuf>,
+
+    /// As JSON, with sizes in bytes.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The cache folder that was given to the mount; its folder "spool" is looked at.
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// The spool folder that was given to the mount.
+    #[arg(long, value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UploadsCommand {
+    /// Upload from the spool again, and wait until the image is active.
+    ///
+    /// Ctrl-C ends it: nothing is published, and the bytes stay in the spool.
+    Retry {
+        /// The upload, as `glancefs uploads` shows it; its first digits will do.
+        id: String,
+        /// Make a new image of this name, instead of the one that was meant.
+        #[arg(long = "as", value_name = "NAME")]
+        name: Option<String>,
+        /// Where its cloud is mounted [default: the mount that has its spool].
+        #[arg(long, value_name = "MOUNTPOINT")]
+        mountpoint: Option<PathBuf>,
+    },
+    /// Remove it from the spool, and its unfinished record from the cloud.
+    Discard {
+        /// The upload, as `glancefs uploads` shows it; its first digits will do.
+        id: String,
+        /// Where its cloud is mounted [default: the mount that has its spool].
+        #[arg(long, value_name = "MOUNTPOINT")]
+        mountpoint: Option<PathBuf>,
+    },
 }
 
 /// Permission bits in octal, without set-user-id and the like.

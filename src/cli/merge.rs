@@ -62,6 +62,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         catalog,
         cache,
         spool,
+        upload: arguments.local.upload,
         access,
         passthrough: arguments.local.passthrough,
         prefetch: arguments.local.prefetch,
@@ -201,14 +202,38 @@ fn readable_file(origin: &str, path: &Path) -> Result<PathBuf> {
     }
 }
 
-fn local_config(local: &LocalArguments, environment: &Environment) -> Result<(CacheConfig, SpoolConfig)> {
-    let dir = match local.cache_dir.clone().or_else(|| paths::default_cache_dir(environment)) {
-        Some(dir) => paths::resolve(&dir)?,
-        None => return Err(wrong("neither XDG_CACHE_HOME nor HOME is set: name a folder with --cache-dir")),
+/// The spool folder as a mount with these options would find it, for looking into it.
+///
+/// # Errors
+/// `Config` when there is none.
+pub(super) fn spool_of(
+    cache_dir: Option<&Path>,
+    spool_dir: Option<&Path>,
+    environment: &Environment,
+) -> Result<SpoolConfig> {
+    let dir = match spool_dir {
+        Some(dir) => paths::resolve(dir)?,
+        None => default_spool(&cache_folder(cache_dir, environment)?),
     };
+    Ok(SpoolConfig { dir, size: None, keep_failed: LONGEST_KEPT })
+}
+
+fn cache_folder(given: Option<&Path>, environment: &Environment) -> Result<PathBuf> {
+    match given.map(Path::to_owned).or_else(|| paths::default_cache_dir(environment)) {
+        Some(dir) => paths::resolve(&dir),
+        None => Err(wrong("neither XDG_CACHE_HOME nor HOME is set: name a folder with --cache-dir")),
+    }
+}
+
+fn default_spool(cache: &Path) -> PathBuf {
+    cache.join("spool")
+}
+
+fn local_config(local: &LocalArguments, environment: &Environment) -> Result<(CacheConfig, SpoolConfig)> {
+    let dir = cache_folder(local.cache_dir.as_deref(), environment)?;
     let spool_dir = match &local.spool_dir {
         Some(dir) => paths::resolve(dir)?,
-        None => dir.join("spool"),
+        None => default_spool(&dir),
     };
     let memory_limit = local.memory_limit.map_or_else(memory::default_limit, |size| size.0);
     at_least("--memory-limit", memory_limit, memory::MINIMUM)?;

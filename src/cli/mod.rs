@@ -8,6 +8,7 @@ mod args;
 mod merge;
 mod orders;
 mod profile;
+mod uploads;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -45,6 +46,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Ok(args::Arguments { command: args::Command::Status(arguments) }) => {
             client::status(&arguments.mountpoint, arguments.json)
+        }
+        Ok(args::Arguments { command: args::Command::Uploads(arguments) }) => {
+            uploads::run(&arguments, &environment)
         }
         Err(error) => {
             // Help and version come this way too, with code 0; a closed terminal is no failure of ours.

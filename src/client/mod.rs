@@ -1,4 +1,4 @@
-//! The commands that work on a mount from outside: `prefetch`, `evict` and `status`.
+//! The commands that work on a mount from outside: `prefetch`, `evict`, `status` and `uploads`.
 //!
 //! They are ordinary programs to the daemon: they open files, read them and send the ioctls of
 //! [`crate::ioctl`]. Several paths are done one after another; a failure is told with its path and does not
@@ -10,6 +10,7 @@ mod image_path;
 mod prefetch;
 mod progress;
 mod status;
+mod uploads;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -22,6 +23,7 @@ pub use evict::evict;
 pub use image_path::ImagePath;
 pub use prefetch::prefetch;
 pub use status::status;
+pub use uploads::{discard_upload, retry_upload, uploads_of};
 
 /// What became of the paths of one command.
 #[derive(Debug, Default)]

@@ -40,6 +40,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Where uploads wait.
     pub spool: SpoolConfig,
+    /// How written data go to Glance.
+    pub upload: Upload,
     /// Who may do what.
     pub access: AccessConfig,
     /// Whether the kernel may read complete images past this process.
@@ -68,6 +70,16 @@ pub enum Passthrough {
     Auto,
     /// Never.
     Off,
+}
+
+/// How what is written to a file goes to Glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Upload {
+    /// When the file is closed, from the spool.
+    #[default]
+    Spool,
+    /// While it is written, in order.
+    Stream,
 }
 
 /// When whole images are fetched that nobody asked for.

@@ -62,6 +62,7 @@ impl ImageFs {
         match node {
             Node::Status => Ok(self.status().await?.to_string().into()),
             Node::StatusJson => self.status().await?.json(),
+            Node::Uploads => self.uploads_text().await,
             Node::Record(id) => self.record_text(id).await,
             _ => self.text(node),
         }

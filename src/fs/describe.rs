@@ -1,6 +1,6 @@
 //! Extended attributes of files: getxattr and listxattr.
 
-use super::xattr::{self, LOCAL, LOCAL_NAMES, PROFILE, Record};
+use super::xattr::{self, LOCAL, LOCAL_NAMES, PROFILE, Record, UPLOAD_PROGRESS};
 use super::{ImageFs, Ino, Node, lock};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
@@ -20,8 +20,9 @@ impl ImageFs {
         }
         let node = self.node(ino)?;
         let Node::Image(id) = node else { return self.directory_fact(&node, name).await };
-        if self.draft(&id).is_some() {
-            return Err(absent());
+        if let Some(file) = self.draft(&id) {
+            let running = file.draft().running().filter(|_| name == UPLOAD_PROGRESS);
+            return running.map(|(sent, size)| format!("{sent}/{size}").into_bytes()).ok_or_else(absent);
         }
         let image = self.image(&id).await?;
         if name == PROFILE {
@@ -64,8 +65,9 @@ impl ImageFs {
     /// `ValueTooLarge` beyond 64 KiB.
     pub async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
         let Node::Image(id) = self.node(ino)? else { return Ok(Vec::new()) };
-        if self.draft(&id).is_some() {
-            return Ok(Vec::new());
+        if let Some(file) = self.draft(&id) {
+            let running = file.draft().running().map(|_| UPLOAD_PROGRESS.to_owned());
+            return xattr::joined(running.as_slice());
         }
         let image = self.image(&id).await?;
         let mut names = self.record(&image).await?.names();

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 
 use super::draft::DraftHandle;
+use super::uploads::Request;
 use super::whole::Wanted;
 use super::{FileKind, Ino, Node};
 use crate::error::{Error, Kind, Result};
@@ -44,6 +45,8 @@ pub(super) enum Handle {
     Draft(DraftHandle),
     /// A text of ours, as it was when it was opened.
     Text(Bytes),
+    /// `.glancefs/uploads.json`, as it was when it was opened.
+    Uploads { text: Bytes, request: Request },
     /// A directory, as it was when it was opened.
     Directory(Listing),
 }

@@ -25,6 +25,8 @@ impl Ino {
     pub const METRICS: Self = Self(7);
     /// `.glancefs/status.json`
     pub const STATUS_JSON: Self = Self(8);
+    /// `.glancefs/uploads.json`
+    pub const UPLOADS: Self = Self(9);
 
     /// Numbers below are for fixed files.
     const FIRST_DERIVED: u64 = 256;
@@ -58,6 +60,8 @@ pub enum Node {
     Metrics,
     /// `.glancefs/status.json`
     StatusJson,
+    /// `.glancefs/uploads.json`
+    Uploads,
     /// `.glancefs/images/<id>.json`
     Record(ImageId),
     /// An image, or one that is being written.
@@ -80,6 +84,7 @@ impl Node {
             Self::Errors => Ino::ERRORS,
             Self::Metrics => Ino::METRICS,
             Self::StatusJson => Ino::STATUS_JSON,
+            Self::Uploads => Ino::UPLOADS,
             Self::Image(id) => Ino::derived(b'i', id),
             Self::Record(id) => Ino::derived(b'r', id),
         }
@@ -95,6 +100,7 @@ impl Node {
             Ino::ERRORS => Self::Errors,
             Ino::METRICS => Self::Metrics,
             Ino::STATUS_JSON => Self::StatusJson,
+            Ino::UPLOADS => Self::Uploads,
             _ => return None,
         })
     }

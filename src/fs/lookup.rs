@@ -76,6 +76,7 @@ impl ImageFs {
                 "status.json" => Node::StatusJson,
                 "errors" => Node::Errors,
                 "metrics" => Node::Metrics,
+                "uploads.json" => Node::Uploads,
                 "images" => Node::Records,
                 _ => return Err(not_found()),
             },
@@ -177,7 +178,7 @@ impl ImageFs {
             directory if directory.is_directory() => self.attributes.directory(ino),
             // Its length shows when it is read, as in /proc: to tell it, the cache folder would have to be
             // looked at, and a look at a name must not wait for the disk.
-            Node::Status | Node::StatusJson => self.attributes.text(ino, 0),
+            Node::Status | Node::StatusJson | Node::Uploads => self.attributes.text(ino, 0),
             Node::Errors | Node::Metrics => self.attributes.text(ino, self.text(node)?.len() as u64),
             Node::Record(id) => {
                 let image = self.known_image(id).ok_or_else(not_found)?;
@@ -285,6 +286,7 @@ impl ImageFs {
                 ("metrics".into(), Node::Metrics),
                 ("status".into(), Node::Status),
                 ("status.json".into(), Node::StatusJson),
+                ("uploads.json".into(), Node::Uploads),
             ]),
             _ => return Err(Error::new(Kind::NotDirectory, "not a directory")),
         }

@@ -23,6 +23,7 @@ mod open;
 mod status;
 #[cfg(test)]
 mod tests;
+mod uploads;
 mod view;
 mod whole;
 mod write;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::attr::readable_size;
 use super::draft::{DraftHandle, Writer};
 use super::handle::Handle;
+use super::uploads::Request;
 use super::{HandleId, ImageFs, Ino, Node, ThreadGroup};
 use crate::blocking::blocking;
 use crate::cache::{Backing, Key};
@@ -57,9 +58,19 @@ impl ImageFs {
         let node = self.node(ino)?;
         let id = match node {
             Node::Image(id) => id,
-            Node::Record(_) | Node::Status | Node::StatusJson | Node::Errors | Node::Metrics => {
+            Node::Record(_)
+            | Node::Status
+            | Node::StatusJson
+            | Node::Errors
+            | Node::Metrics
+            | Node::Uploads => {
                 if mode.write {
                     return Err(Error::new(Kind::NotPermitted, "this text cannot be written"));
+                }
+                if node == Node::Uploads {
+                    let text = self.uploads_text().await?;
+                    let handle = self.handles.insert(Handle::Uploads { text, request: Request::default() });
+                    return Ok(Opened { handle, direct_io: true });
                 }
                 let handle = self.handles.insert(Handle::Text(self.full_text(&node).await?));
                 return Ok(Opened { handle, direct_io: true });
@@ -133,7 +144,7 @@ impl ImageFs {
                     _ => read,
                 }
             }
-            Handle::Text(text) => {
+            Handle::Text(text) | Handle::Uploads { text, .. } => {
                 let range = range.clamp_to(text.len() as u64);
                 // The range was clamped to a length in memory: it fits.
                 Ok(text.slice(range.start as usize..range.end as usize))

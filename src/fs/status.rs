@@ -17,6 +17,7 @@ use crate::catalog::Snapshot;
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::units::{ImageId, human_bytes};
+use crate::write::Uploading;
 
 /// How the mount is.
 #[derive(Debug, Serialize)]
@@ -31,6 +32,8 @@ pub(super) struct Status {
     /// How the kernel reads complete images.
     complete_images: String,
     being_written: usize,
+    /// Those in the spool.
+    uploads: Uploading,
     access: &'static str,
     delete: &'static str,
     overwrite: &'static str,
@@ -132,7 +135,11 @@ impl fmt::Display for Status {
         for Store { name, source } in &self.stores {
             writeln!(f, "store {name}: {source}")?;
         }
+        writeln!(f, "uploads: {} in {}", self.uploads.uploads.len(), self.uploads.folder)?;
         writeln!(f, "cached images: {}", self.cached_images.len())?;
+        if !self.uploads.uploads.is_empty() {
+            write!(f, "\n{}", self.uploads)?;
+        }
         if self.cached_images.is_empty() {
             return Ok(());
         }
@@ -181,10 +188,16 @@ impl ImageFs {
             Ok((cache.usage()?, cache.holdings(images)?))
         })
         .await?;
-        Ok(self.status_with(&list, usage, held))
+        Ok(self.status_with(&list, usage, held, self.uploads().await?))
     }
 
-    fn status_with(&self, list: &Snapshot, usage: Usage, held: Vec<(Arc<Image>, Holding)>) -> Status {
+    fn status_with(
+        &self,
+        list: &Snapshot,
+        usage: Usage,
+        held: Vec<(Arc<Image>, Holding)>,
+        uploads: Uploading,
+    ) -> Status {
         let catalog = &self.layers.catalog;
         let word = |allowed| if allowed { "allowed" } else { "refused" };
         let cache = &self.layers.cache;
@@ -208,6 +221,7 @@ impl ImageFs {
             open_files: self.handles.len(),
             complete_images: lock(&self.way).clone(),
             being_written: lock(&self.drafts).len(),
+            uploads,
             access: if self.access.read_only { "read-only" } else { "read and create" },
             delete: word(self.access.allow_delete),
             overwrite: word(self.access.allow_overwrite),

@@ -17,6 +17,9 @@ pub(super) const LOCAL: &str = "user.glancefs.";
 /// The boot profile of the image. Not in the list of names: who copies all attributes does not mean this one.
 pub(super) const PROFILE: &str = "user.glancefs.profile";
 
+/// How far an image is that is being uploaded: bytes sent and bytes in all, as `1048576/3145728`.
+pub(super) const UPLOAD_PROGRESS: &str = "user.glancefs.upload_progress";
+
 /// The largest value and the largest list of names the kernel carries (`XATTR_SIZE_MAX`,
 /// `XATTR_LIST_MAX`).
 const MOST_BYTES: usize = 65536;

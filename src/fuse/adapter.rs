@@ -29,7 +29,7 @@ use super::process::{self, ProcessWatch};
 use crate::cache::{Backing, Evicted};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{Attr, HandleId, ImageFs, Ino, NewAttributes, OpenMode, Opened};
-use crate::ioctl::{self, Eviction};
+use crate::ioctl::{self, Choice, Eviction};
 use crate::units::ByteRange;
 
 /// Reads the kernel may have under way for one mount (its default is 12): with 10 ms a request, 64
@@ -596,6 +596,27 @@ impl Filesystem for Adapter {
             ioctl::PREFETCH => {
                 let call = async move { fs.prefetch(open).map(|()| Vec::new()) };
                 self.answer("prefetch", number, call, reply_ioctl(reply));
+            }
+            ioctl::PROGRESS if fs.is_uploads(open) => {
+                let call = async move { Ok(fs.upload_progress(open).await?.encode().to_vec()) };
+                self.answer("upload_progress", number, call, reply_ioctl(reply));
+            }
+            command @ (ioctl::RETRY | ioctl::DISCARD) => {
+                let choice = input.try_into().map_err(|_| Kind::Invalid);
+                let choice = choice.and_then(|raw| Choice::decode(raw).map_err(|error| error.kind()));
+                let Ok(choice) = choice else {
+                    reply.error(Errno::EINVAL);
+                    return;
+                };
+                let by = request.uid();
+                let call = async move {
+                    match command {
+                        ioctl::RETRY => fs.retry_upload(open, by, choice)?,
+                        _ => fs.discard_upload(open, by, choice)?,
+                    }
+                    Ok(Vec::new())
+                };
+                self.answer("uploads", number, call, reply_ioctl(reply));
             }
             ioctl::PROGRESS => {
                 let call = async move { Ok(fs.prefetch_progress(open).await?.encode().to_vec()) };

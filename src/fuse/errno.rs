@@ -28,6 +28,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         }
         Kind::ValueTooLarge => Errno::E2BIG,
         Kind::BufferTooSmall => Errno::ERANGE,
+        Kind::NotSequential => Errno::ESPIPE,
         Kind::IsDirectory => Errno::EISDIR,
         Kind::NotDirectory => Errno::ENOTDIR,
         Kind::BadHandle => Errno::EBADF,

@@ -18,7 +18,7 @@ use super::unmount::{Manner, unmount};
 use crate::auth::{Auth, LastLogins};
 use crate::cache::Cache;
 use crate::catalog::Catalog;
-use crate::config::{CatalogConfig, Config};
+use crate::config::{CatalogConfig, Config, Upload};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{ImageFs, Layers};
 use crate::glance::{Glance, ImageService, Negotiated, OnlyImage};
@@ -26,7 +26,7 @@ use crate::read::Readers;
 use crate::reference::ImageReference;
 use crate::source::Sources;
 use crate::units::ImageId;
-use crate::write::Uploads;
+use crate::write::{Settlement, Uploads};
 
 /// Threads that read requests from the kernel, each with a descriptor of its own: two had the best
 /// throughput on 2 and on 4 cores (`docs/design.md`, "Concurrency").
@@ -61,7 +61,11 @@ impl Session {
     pub fn start(config: &Config, runtime: &tokio::runtime::Runtime) -> Result<Self> {
         let cache = Cache::open(&config.cache, runtime.handle().clone())?;
         let (fs, catalog, uploads) = runtime.block_on(layers(config, cache.clone()))?;
-        runtime.spawn(uploads.clone().keep_house());
+        let list = Arc::clone(&catalog);
+        runtime.spawn(uploads.clone().keep_house(config.access.read_only, move |change| match change {
+            Settlement::Gone(id) => list.forget(&id),
+            Settlement::Finished(image) => drop(list.learn(*image)),
+        }));
         let (ended_sender, ended) = channel();
         let listings = catalog.subscribe();
         let operations = fs.subscribe();
@@ -144,7 +148,8 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let saved_at = cache.catalog_file(&list, service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::new(service.clone(), &config.http);
-    let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?;
+    let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?
+        .streaming(config.upload == Upload::Stream);
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
     let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
     let layers =

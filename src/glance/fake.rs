@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
@@ -212,6 +213,23 @@ impl Records for FakeService {
             parsed(&state.records[&image.id])
         };
         async move { created }.boxed()
+    }
+
+    fn upload_stream<'a>(
+        &'a self,
+        id: &'a ImageId,
+        data: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let data: Vec<Bytes> = data.try_collect().await.map_err(|error| Error::io("the body", error))?;
+            let data = Bytes::from(data.concat());
+            let size = data.len() as u64;
+            let open = move || -> BoxStream<'static, std::io::Result<Bytes>> {
+                stream::iter([Ok(data.clone())]).boxed()
+            };
+            self.upload(id, size, &open).await
+        }
+        .boxed()
     }
 
     fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {

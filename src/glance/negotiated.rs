@@ -4,7 +4,9 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -124,6 +126,14 @@ impl Records for Negotiated {
 
     fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.service().await?.upload(id, size, open).await })
+    }
+
+    fn upload_stream<'a>(
+        &'a self,
+        id: &'a ImageId,
+        data: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.service().await?.upload_stream(id, data).await })
     }
 
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {

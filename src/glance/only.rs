@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use futures_util::future::{self, BoxFuture};
+use futures_util::stream::BoxStream;
 
 use super::facts::{Store, Usage};
 use super::sharing::Member;
@@ -95,6 +97,14 @@ impl Records for OnlyImage {
 
     fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
         self.ours(id, |whole| whole.upload(id, size, open))
+    }
+
+    fn upload_stream<'a>(
+        &'a self,
+        id: &'a ImageId,
+        data: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.ours(id, |whole| whole.upload_stream(id, data))
     }
 
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {

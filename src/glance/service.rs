@@ -48,6 +48,12 @@ pub trait Records: Cloud {
     fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>>;
     /// The data of a queued record.
     fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>>;
+    /// The data of a queued record, of a length that is not known.
+    fn upload_stream<'a>(
+        &'a self,
+        id: &'a ImageId,
+        data: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> BoxFuture<'a, Result<()>>;
     /// One image.
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>>;
     /// Changes of a record.
@@ -131,6 +137,14 @@ impl Records for Glance {
 
     fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
         Box::pin(Glance::upload(self, id, size, open))
+    }
+
+    fn upload_stream<'a>(
+        &'a self,
+        id: &'a ImageId,
+        data: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(Glance::upload_stream(self, id, data))
     }
 
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {

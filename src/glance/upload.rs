@@ -1,6 +1,7 @@
 //! Image data on their way to the server.
 //!
-//! - `Content-Length` is always sent: of unknown size, an upload over the quota leaves the image in `saving` for ever.
+//! - `Content-Length` is sent wherever the length is known: of unknown size, an upload over the quota leaves the image in
+//!   `saving` for ever. Only `--upload stream` does not know it.
 //! - An early refusal (409, 413, ...) comes while we still send, and Glance then closes the connection. The answer is
 //!   only seen by one who looks before sending on, so [`Paced`] makes the HTTP client look between any two pieces. What
 //!   is lost all the same is found by a second try, which waits for a refusal before it sends any data.
@@ -10,7 +11,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -155,7 +156,7 @@ impl Glance {
         loop {
             let credential = self.inner.auth.credential().await?;
             let patience = if tries == 0 { Duration::ZERO } else { PATIENCE.min(self.inner.timeout / 4) };
-            let data = Data { to, size, stream: open(), patience };
+            let data = Data { to, size: Some(size), stream: open(), patience };
             let error = match self.put(id, &subject, data, &credential, &mut moved_at).await {
                 Outcome::Done => return Ok(()),
                 Outcome::Failed(error) => return Err(error),
@@ -190,6 +191,45 @@ impl Glance {
         }
     }
 
+    /// Uploads what `data` gives, whose length is not known: chunked, and in one try. Unless `data` comes to its end,
+    /// the connection is broken off inside of the body, and the image stays without data.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload). `TimedOut` when the server took none of the bytes that were there for the
+    /// configured timeout; waiting for `data` counts as progress.
+    pub async fn upload_stream(
+        &self,
+        id: &ImageId,
+        data: BoxStream<'static, io::Result<Bytes>>,
+    ) -> Result<()> {
+        self.upload_stream_to(Destination::Store, id, data).await
+    }
+
+    pub(super) async fn upload_stream_to(
+        &self,
+        to: Destination,
+        id: &ImageId,
+        data: BoxStream<'static, io::Result<Bytes>>,
+    ) -> Result<()> {
+        let subject = subject(id);
+        let _permit = self
+            .inner
+            .uploads
+            .acquire()
+            .await
+            .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
+        let credential = self.inner.auth.credential().await?;
+        let data = Data { to, size: None, stream: data, patience: Duration::ZERO };
+        match self.put(id, &subject, data, &credential, &mut Instant::now()).await {
+            Outcome::Done => Ok(()),
+            Outcome::Refused => Err(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b"")),
+            Outcome::Unsent(error)
+            | Outcome::Unknown(error)
+            | Outcome::Conflict(error)
+            | Outcome::Failed(error) => Err(error),
+        }
+    }
+
     /// One try; `moved_at` is when a byte moved last, in this try or before.
     async fn put(
         &self,
@@ -212,21 +252,23 @@ impl Glance {
             Ok(builder) => builder,
             Err(error) => return Outcome::Failed(error),
         };
-        let mut builder =
-            builder.header(CONTENT_TYPE, "application/octet-stream").header(to.size_header(), size);
-        if to.tells_length(size) {
-            builder = builder.header(CONTENT_LENGTH, size);
+        let mut builder = builder.header(CONTENT_TYPE, "application/octet-stream");
+        if let Some(size) = size {
+            builder = builder.header(to.size_header(), size);
+            if to.tells_length(size) {
+                builder = builder.header(CONTENT_LENGTH, size);
+            }
         }
+        progress.complete.store(size == Some(0), Ordering::Relaxed);
         let body = match size {
-            0 if to.tells_length(size) => Body::from(Bytes::new()),
+            Some(0) if to.tells_length(0) => Body::from(Bytes::new()),
             _ => Body::wrap_stream(Paced::new(data, Arc::clone(&progress))),
         };
         let store = self.inner.store.as_deref().filter(|_| to != Destination::Stage);
         if let Some(store) = store {
             builder = builder.header("x-image-meta-store", store);
         }
-        let sending = builder.body(body).send();
-        let answer = self.watch(sending, size, &progress, moved_at).await;
+        let answer = self.watch(builder.body(body).send(), &progress, moved_at).await;
         if let Some(error) = progress.local_error() {
             return Outcome::Failed(Error::io(format!("uploading {subject}: reading the data"), error));
         }
@@ -242,14 +284,14 @@ impl Glance {
             Err(Stalled { taken, after }) => {
                 servers.failed(server);
                 let (host, after) = (host(base), after.as_secs());
-                let what =
-                    format!("{taken} of {size} bytes are sent, and {host} has been silent for {after} s");
+                let of = size.map(|size| format!(" of {size}")).unwrap_or_default();
+                let what = format!("{taken}{of} bytes are sent, and {host} has been silent for {after} s");
                 return Outcome::Failed(failed(Operation::Upload, subject, Kind::TimedOut, &what));
             }
         };
         exchange.log(&response);
         let status = response.status();
-        if status.is_success() && progress.taken() == size {
+        if status.is_success() && progress.is_complete() {
             servers.succeeded(server);
             return Outcome::Done;
         }
@@ -271,7 +313,6 @@ impl Glance {
     async fn watch<T>(
         &self,
         sending: impl Future<Output = T>,
-        size: u64,
         progress: &Progress,
         moved_at: &mut Instant,
     ) -> Result<T, Stalled> {
@@ -287,11 +328,13 @@ impl Glance {
                 _ = look.tick() => {}
             }
             let taken = progress.taken();
-            if taken != seen {
+            // Who has nothing to send waits for the writer, not for the server.
+            if taken != seen || progress.starved.load(Ordering::Relaxed) {
                 (seen, *moved_at) = (taken, Instant::now());
             }
             // Without data there is nothing to finish.
-            let after = if taken == size && size > 0 { FINISH_WAIT.max(stall) } else { stall };
+            let finishing = progress.is_complete() && taken > 0;
+            let after = if finishing { FINISH_WAIT.max(stall) } else { stall };
             if moved_at.elapsed() > after {
                 return Err(Stalled { taken, after });
             }
@@ -344,7 +387,8 @@ struct Stalled {
 /// What one try sends.
 struct Data {
     to: Destination,
-    size: u64,
+    /// `None`: until its end.
+    size: Option<u64>,
     stream: BoxStream<'static, io::Result<Bytes>>,
     /// How long to wait for a refusal first.
     patience: Duration,
@@ -355,6 +399,10 @@ struct Data {
 struct Progress {
     /// Bytes given to the HTTP client, which holds back at most one piece and the socket's buffer.
     taken: AtomicU64,
+    /// All were given.
+    complete: AtomicBool,
+    /// There are none to give at the moment.
+    starved: AtomicBool,
     /// Our own failure to give the data.
     error: Mutex<Option<io::Error>>,
     stop: CancellationToken,
@@ -363,6 +411,10 @@ struct Progress {
 impl Progress {
     fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Relaxed)
     }
 
     fn local_error(&self) -> Option<io::Error> {
@@ -386,7 +438,8 @@ impl Progress {
 struct Paced {
     data: BoxStream<'static, io::Result<Bytes>>,
     chunk: Bytes,
-    left: u64,
+    /// `None`: until its end.
+    left: Option<u64>,
     patience: Option<Pin<Box<Sleep>>>,
     rests: u8,
     progress: Arc<Progress>,
@@ -415,7 +468,7 @@ impl Stream for Paced {
         if this.stopped.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(io::Error::other("the upload was given up"))));
         }
-        if this.left == 0 {
+        if this.left == Some(0) {
             return Poll::Ready(None);
         }
         if let Some(patience) = &mut this.patience {
@@ -430,21 +483,30 @@ impl Stream for Paced {
             return Poll::Pending;
         }
         while this.chunk.is_empty() {
-            let what = match std::task::ready!(this.data.as_mut().poll_next(cx)) {
-                Some(Ok(chunk)) if chunk.len() as u64 <= this.left => {
+            let polled = this.data.as_mut().poll_next(cx);
+            this.progress.starved.store(polled.is_pending(), Ordering::Relaxed);
+            let what = match std::task::ready!(polled) {
+                Some(Ok(chunk)) if this.left.is_none_or(|left| chunk.len() as u64 <= left) => {
                     this.chunk = chunk;
                     continue;
                 }
                 Some(Ok(_)) => "the data are longer than announced",
                 Some(Err(error)) => return Poll::Ready(Some(Err(this.progress.fail(error)))),
+                None if this.left.is_none() => {
+                    this.progress.complete.store(true, Ordering::Relaxed);
+                    return Poll::Ready(None);
+                }
                 None => "the data are shorter than announced",
             };
             let error = io::Error::new(io::ErrorKind::InvalidData, what);
             return Poll::Ready(Some(Err(this.progress.fail(error))));
         }
         let piece = this.chunk.split_to(this.chunk.len().min(PIECE));
-        this.left -= piece.len() as u64;
         this.rests = 2;
+        if let Some(left) = &mut this.left {
+            *left -= piece.len() as u64;
+            this.progress.complete.store(*left == 0, Ordering::Relaxed);
+        }
         this.progress.taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
         Poll::Ready(Some(Ok(piece)))
     }

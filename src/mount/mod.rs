@@ -33,6 +33,7 @@ use instance::Instance;
 use signals::Signals;
 
 pub use daemon::Readiness;
+pub use mountinfo::mountpoints;
 pub use umount::{Unmounted, umount};
 
 /// What is left of running tasks at the end is given up after this time; all that must survive has

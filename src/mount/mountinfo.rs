@@ -41,6 +41,18 @@ pub fn topmost(mount_point: &Path) -> Result<Option<Mount>> {
     Ok(topmost_in(&parse(&table), mount_point))
 }
 
+/// Where this user has mounted a glancefs.
+///
+/// # Errors
+/// `Io` when the table cannot be read.
+pub fn mountpoints() -> Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")
+        .map_err(|error| Error::io("reading /proc/self/mountinfo (is /proc mounted?)", error))?;
+    let ours = Some(rustix::process::geteuid().as_raw());
+    let mounts = parse(&table).into_iter().filter(|mount| mount.is_glancefs() && mount.user_id == ours);
+    Ok(mounts.map(|mount| mount.mount_point).collect())
+}
+
 /// Of several mounts stacked on one path, the one that no other of them lies on.
 fn topmost_in(table: &[Mount], mount_point: &Path) -> Option<Mount> {
     let stacked: Vec<&Mount> = table.iter().filter(|mount| mount.mount_point == mount_point).collect();

@@ -3,9 +3,10 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Algorithm, Context, SHA256, SHA384, SHA512};
+use aws_lc_rs::digest::{self, Algorithm, SHA256, SHA384, SHA512};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -37,14 +38,23 @@ pub(super) struct Body {
     spool: Arc<Spool>,
     size: u64,
     sent: Arc<AtomicU64>,
-    /// One reader per try; only the last can be running.
-    readers: Arc<Mutex<Vec<JoinHandle<Option<Digests>>>>>,
+    /// Only the last can be running.
+    tries: Arc<Mutex<Vec<Try>>>,
 }
+
+/// One reading of all bytes.
+struct Try {
+    reader: JoinHandle<Option<Digests>>,
+    /// Where its chunks come out; `None` when nobody wants more.
+    chunks: Chunks,
+}
+
+type Chunks = Arc<Mutex<Option<mpsc::Receiver<io::Result<Bytes>>>>>;
 
 impl Body {
     /// The first `size` bytes of `spool`; `sent` counts how many of the present try were taken.
     pub(super) fn new(spool: Arc<Spool>, size: u64, sent: Arc<AtomicU64>) -> Self {
-        Self { spool, size, sent, readers: Arc::default() }
+        Self { spool, size, sent, tries: Arc::default() }
     }
 
     /// Starts again from the first byte; call it on the runtime.
@@ -52,10 +62,20 @@ impl Body {
         let (to_network, chunks) = mpsc::channel(CHUNKS_AHEAD);
         let (spool, size) = (self.spool.clone(), self.size);
         let reader = tokio::task::spawn_blocking(move || read_and_hash(&spool, size, &to_network));
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+        let chunks: Chunks = Arc::new(Mutex::new(Some(chunks)));
+        let these = Try { reader, chunks: Arc::clone(&chunks) };
+        self.tries.lock().unwrap_or_else(PoisonError::into_inner).push(these);
         let sent = self.sent.clone();
         sent.store(0, Ordering::Relaxed);
-        stream::unfold(chunks, |mut chunks| async move { Some((chunks.recv().await?, chunks)) })
+        let next = move |cx: &mut Context<'_>| match chunks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+        {
+            Some(chunks) => chunks.poll_recv(cx),
+            None => Poll::Ready(Some(Err(io::Error::other("the upload was given up")))),
+        };
+        stream::poll_fn(next)
             .inspect(move |chunk| {
                 let taken = chunk.as_ref().map_or(0, Bytes::len);
                 sent.fetch_add(taken as u64, Ordering::Relaxed);
@@ -63,11 +83,17 @@ impl Body {
             .boxed()
     }
 
-    /// Waits until no try reads the file any more, at most `patience`; the hashes, if one read all of it.
+    /// Ends what still reads the file and waits for it, at most `patience`; the hashes, if a try read all of it.
     ///
-    /// A reader ends when its stream is dropped, so they have to be dropped before.
+    /// Streams give an error from now on. They may live on for a while: the HTTP client drops that of a request
+    /// that was given up once the socket has taken what it has in hand.
     pub(super) async fn finish(&self, patience: Duration) -> Option<Digests> {
-        let readers = std::mem::take(&mut *self.readers.lock().unwrap_or_else(PoisonError::into_inner));
+        let tries = std::mem::take(&mut *self.tries.lock().unwrap_or_else(PoisonError::into_inner));
+        let end = |Try { reader, chunks }: Try| {
+            chunks.lock().unwrap_or_else(PoisonError::into_inner).take();
+            reader
+        };
+        let readers: Vec<_> = tries.into_iter().map(end).collect();
         let all = async {
             let mut digests = None;
             for reader in readers {
@@ -95,7 +121,7 @@ fn read_and_hash(spool: &Spool, size: u64, to_network: &mpsc::Sender<io::Result<
 /// Reads all `size` bytes in order, gives each chunk to `take` until it says false, and hashes them.
 fn hash_chunks(spool: &Spool, size: u64, mut take: impl FnMut(Bytes) -> bool) -> Result<Option<Digests>> {
     let mut md5 = Md5::new();
-    let mut sha512 = Context::new(&SHA512);
+    let mut sha512 = digest::Context::new(&SHA512);
     for chunk in chunks(spool, size) {
         let chunk = chunk?;
         md5.update(&chunk);
@@ -122,7 +148,7 @@ pub(super) fn multihash_of(spool: &Spool, size: u64, algorithm: &str) -> Result<
         "sha256" => &SHA256,
         _ => return Ok(None),
     };
-    let mut context = Context::new(algorithm);
+    let mut context = digest::Context::new(algorithm);
     for chunk in chunks(spool, size) {
         context.update(&chunk?);
     }
@@ -181,6 +207,17 @@ mod tests {
         assert_eq!(sent.load(Ordering::Relaxed), bytes.len() as u64);
         let digests = body.finish(Duration::from_secs(60)).await.unwrap();
         assert_eq!(Some(digests), digests_of(&spool, bytes.len() as u64).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_drops_does_not_keep_its_reader() {
+        let (_dir, spool) = spool(&vec![1; 9 << 20]);
+        let body = Body::new(spool, 9 << 20, Arc::default());
+        let mut kept = body.open();
+        assert!(kept.next().await.unwrap().is_ok());
+        let finished = tokio::time::timeout(Duration::from_secs(20), body.finish(Duration::MAX)).await;
+        assert_eq!(finished.unwrap(), None);
+        assert!(kept.next().await.unwrap().is_err(), "and never looks like the end of the data");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::draft::{Inner, Phase, stopped};
 use super::journal::{Durability, Journal, JournalFile, Step};
 use super::kept;
 use super::spool::Spool;
+use super::stream::Stream;
 use super::upload::Upload;
 use crate::blocking::blocking;
 use crate::cache::ContentIdentity;
@@ -89,7 +90,10 @@ impl Running {
             Err(error) => Err(failed(&draft, None, error).await),
             Ok(mut upload) => {
                 let outcome = match goal {
-                    Goal::Publish => upload.publish().await,
+                    Goal::Publish => match draft.stream.as_ref().and_then(Stream::take_pieces) {
+                        Some(pieces) => upload.publish_stream(pieces).await,
+                        None => upload.publish().await,
+                    },
                     Goal::Reserve => upload.reserve().await,
                 };
                 match outcome {
@@ -129,6 +133,7 @@ async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: Cancellat
         journal: state.journal.clone(),
         journal_file: draft.journal_file.clone(),
         allowance: Allowance::new(draft.shared.pace.timeout),
+        streamed: false,
     })
 }
 
@@ -138,7 +143,7 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
     if let Some(warning) = &warning {
         tracing::warn!("{warning}");
     }
-    let Upload { mut journal, spool, .. } = upload;
+    let Upload { mut journal, spool, streamed, .. } = upload;
     let data = spool.path();
     drop(spool);
     let name = {
@@ -164,7 +169,7 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
     // A cache may punch holes into the file, which readers through us would take for zeros.
     let quiet = draft.quiet().await;
     let records = &draft.shared.records;
-    let identity = (quiet && goal == Goal::Publish)
+    let identity = (quiet && goal == Goal::Publish && !streamed)
         .then(|| ContentIdentity::of(&image, records.cloud_key(), records.project_id()));
     journal.step = Step::Done;
     let (shared, file) = (draft.shared.clone(), draft.journal_file.clone());
@@ -216,7 +221,7 @@ async fn failed(draft: &Inner, upload: Option<Upload>, error: Error) -> Error {
         Some((ending, spool)) => blocking(move || settle(&file, journal, spool, ending)).await,
     };
     match noted {
-        Ok(()) if !damaged => {
+        Ok(()) if !damaged && draft.stream.is_none() => {
             let (folder, stop) = (draft.shared.folder.clone(), draft.shared.stop.clone());
             let id = draft.journal_file.id();
             // Reads whole files, and nobody waits for it.
@@ -239,7 +244,7 @@ pub(super) fn settle(
 ) -> Result<()> {
     let size = spool.as_ref().map_or(Ok(0), |spool| spool.size())?;
     match ending {
-        Ending::Abandon(reason) if size > 0 => {
+        Ending::Abandon(reason) if size > 0 || !journal.strays.is_empty() => {
             journal.size = size;
             journal.set_failure(Some(&reason));
             // The data stay locked until the journal is written: nobody lists half of it.

@@ -23,7 +23,9 @@ use super::commit::{Commit, Ending, Goal, settle};
 use super::journal::{Durability, Journal, JournalFile, Record};
 use super::sniff::sniff;
 use super::spool::Spool;
+use super::stream::Stream;
 use super::{Intent, Shared};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::units::{ByteRange, ImageId};
@@ -46,6 +48,8 @@ pub(super) struct Inner {
     /// Told whenever the last access under way has ended.
     quiet: Notify,
     pub(super) sent: Arc<AtomicU64>,
+    /// Its bytes go to Glance as they are written; the spool file stays empty, and is its lock.
+    pub(super) stream: Option<Stream>,
 }
 
 pub(super) struct State {
@@ -73,7 +77,7 @@ pub(super) enum Phase {
 }
 
 impl Draft {
-    pub(super) fn create(shared: Arc<Shared>, intent: Intent) -> Result<Self> {
+    pub(super) fn create(shared: Arc<Shared>, intent: Intent, streamed: bool) -> Result<Self> {
         let spool = Spool::create(shared.folder.clone())?;
         let record = if intent.reserved { Record::Reserved } else { Record::None };
         // A clock before 1970 only sorts its leftovers first.
@@ -85,25 +89,41 @@ impl Draft {
         journal.project = shared.records.project_id().map(str::to_owned);
         let file = Arc::new(JournalFile::new(shared.folder.clone(), spool.id()));
         file.store(Durability::Relaxed, || Some(journal.clone())).inspect_err(|_| file.remove())?;
-        let state = State {
-            phase: Phase::Open,
-            spool: Some(Arc::new(spool)),
-            accesses: 0,
-            dirty: false,
-            damage: None,
-            journal,
-            replaces: intent.replaces,
-            ending: None,
-            warning: None,
-        };
+        let state = State::new(Arc::new(spool), journal, intent.replaces, false);
         let inner = Inner {
             shared,
             journal_file: file,
             state: Mutex::new(state),
             quiet: Notify::new(),
             sent: Arc::default(),
+            stream: streamed.then(Stream::new),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self::of(inner))
+    }
+
+    /// What an earlier process or a failed try left, as a draft that only waits for its commit.
+    pub(super) fn revive(
+        shared: Arc<Shared>,
+        spool: Arc<Spool>,
+        journal: Journal,
+        replaces: Option<Image>,
+    ) -> Self {
+        let journal_file = Arc::new(JournalFile::new(shared.folder.clone(), spool.id()));
+        Self::of(Inner {
+            shared,
+            journal_file,
+            state: Mutex::new(State::new(spool, journal, replaces, true)),
+            quiet: Notify::new(),
+            sent: Arc::default(),
+            stream: None,
+        })
+    }
+
+    /// Makes it known to those who list what this process works on.
+    fn of(inner: Inner) -> Self {
+        let inner = Arc::new(inner);
+        inner.shared.live().insert(inner.journal_file.id(), Arc::downgrade(&inner));
+        Self { inner }
     }
 
     /// The id that the image has or is meant to have; a retried commit may change it.
@@ -125,6 +145,9 @@ impl Draft {
                 (_, None) => return 0,
             }
         };
+        if let Some(stream) = &self.inner.stream {
+            return stream.position();
+        }
         spool.size().unwrap_or_else(|error| {
             tracing::warn!(%error, "the size of a draft is unknown");
             0
@@ -144,6 +167,10 @@ impl Draft {
     /// `Io`.
     pub fn is_container(&self) -> Result<bool> {
         let Some(spool) = self.inner.lock().spool.clone() else { return Ok(false) };
+        if self.inner.stream.is_some() {
+            // Nobody can fill a container in order after it was formatted.
+            return Ok(false);
+        }
         Ok(sniff(|range| spool.read(range))?.is_formatted())
     }
 
@@ -155,8 +182,12 @@ impl Draft {
     ///
     /// # Errors
     /// `NoSpace` at the spool's limit or on a full disk, `TooLarge`, `Io`; `Busy` during a commit,
-    /// `NotPermitted` after it.
+    /// `NotPermitted` after it. A stream takes the next byte only (`NotSequential`), waits for the network,
+    /// and gives the failure of its upload.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if let Some(stream) = &self.inner.stream {
+            return self.write_to(stream, offset, data);
+        }
         let access = self.inner.access(true)?;
         if data.is_empty() {
             return Ok(());
@@ -181,6 +212,10 @@ impl Draft {
     /// # Errors
     /// `Stale` after the commit: read the image instead, the cache has it. `Io`.
     pub fn read(&self, range: ByteRange) -> Result<Bytes> {
+        if self.inner.stream.is_some() && !matches!(self.inner.lock().phase, Phase::Committed(_)) {
+            let why = "what is uploaded while it is written to cannot be read back before it is an image";
+            return Err(Error::new(Kind::NotSequential, why));
+        }
         self.inner.access(false)?.spool.read(range)
     }
 
@@ -189,6 +224,12 @@ impl Draft {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn truncate(&self, size: u64) -> Result<()> {
+        if let Some(stream) = &self.inner.stream {
+            let truncated = stream.truncate(size);
+            // A program that did not get its length has failed: its close must say so, and reserve nothing.
+            self.inner.lock().dirty |= truncated.is_err();
+            return truncated;
+        }
         let access = self.inner.access(true)?;
         if access.spool.size()? == size {
             return Ok(());
@@ -247,6 +288,9 @@ impl Draft {
     /// `Integrity` when Glance stored other bytes; `WrongFormat` when the content is refused;
     /// `Interrupted` when it was abandoned; what Glance says.
     pub async fn commit(&self) -> Result<Image> {
+        if self.inner.stream.is_some() {
+            return self.commit_stream().await;
+        }
         self.begin(Goal::Publish)?.wait().await
     }
 
@@ -258,6 +302,16 @@ impl Draft {
         }
     }
 
+    /// The image that this one replaces.
+    pub fn replaces(&self) -> Option<ImageId> {
+        self.inner.lock().replaces.as_ref().map(|old| old.id.clone())
+    }
+
+    /// The name that the image has or will have.
+    pub fn name(&self) -> String {
+        self.inner.lock().journal.name.clone()
+    }
+
     /// What went wrong after the image was active (the replaced one could not be deleted).
     pub fn warning(&self) -> Option<String> {
         self.inner.lock().warning.clone()
@@ -265,7 +319,23 @@ impl Draft {
 
     /// Bytes sent of the try under way, or of the last one.
     pub fn upload_progress(&self) -> u64 {
-        self.inner.sent.load(Ordering::Relaxed)
+        self.inner.sent()
+    }
+
+    /// Bytes sent and bytes in all while its upload runs.
+    pub fn running(&self) -> Option<(u64, u64)> {
+        let spool = {
+            let state = self.inner.lock();
+            if !matches!(state.phase, Phase::Committing(_)) {
+                return None;
+            }
+            state.spool.clone()?
+        };
+        let size = match &self.inner.stream {
+            Some(stream) => stream.position(),
+            None => spool.size().ok()?,
+        };
+        Some((self.inner.sent().min(size), size))
     }
 
     /// A write failed and was not repeated: some of its bytes are nowhere.
@@ -290,6 +360,46 @@ impl Draft {
     /// ended as by [`abandon`](Self::abandon).
     pub fn discard(&self) {
         self.inner.end(Ending::Discard);
+    }
+
+    fn write_to(&self, stream: &Stream, offset: u64, data: &[u8]) -> Result<()> {
+        {
+            let mut state = self.inner.lock();
+            match &state.phase {
+                Phase::Open | Phase::Committing(_) => {}
+                Phase::Committed(_) => return Err(uploaded()),
+                Phase::Closed => return Err(closed()),
+            }
+            if data.is_empty() {
+                return Ok(());
+            }
+            state.dirty = true;
+        }
+        stream.write(offset, data, || self.begin(Goal::Publish))
+    }
+
+    async fn commit_stream(&self) -> Result<Image> {
+        if let Some(image) = self.committed() {
+            return Ok(image);
+        }
+        let draft = Self { inner: Arc::clone(&self.inner) };
+        let commit = blocking(move || match &draft.inner.stream {
+            Some(stream) if draft.is_dirty() => stream.close(|| draft.begin(Goal::Publish)),
+            _ => Err(Error::new(Kind::NoData, "nothing was written")),
+        });
+        let failure = match commit.await {
+            Ok(commit) => return commit.wait().await,
+            Err(failure) => failure,
+        };
+        let ending = match &self.inner.lock().phase {
+            Phase::Committing(commit) => Some(commit.clone()),
+            _ => None,
+        };
+        if let Some(ending) = ending {
+            // Until its record is taken back; why it ended is known.
+            let _ = ending.wait().await;
+        }
+        Err(failure)
     }
 
     /// Starts the work, or joins what is under way or done.
@@ -322,6 +432,20 @@ impl Draft {
 }
 
 impl State {
+    fn new(spool: Arc<Spool>, journal: Journal, replaces: Option<Image>, dirty: bool) -> Self {
+        Self {
+            phase: Phase::Open,
+            spool: Some(spool),
+            accesses: 0,
+            dirty,
+            damage: None,
+            journal,
+            replaces,
+            ending: None,
+            warning: None,
+        }
+    }
+
     /// Damage in several places counts as damage of all between them.
     fn add_damage(&mut self, range: ByteRange, error: &Error) {
         let range = match &self.damage {
@@ -346,6 +470,11 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes sent of the try under way, or of the last one.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
     /// Writes the journal, unless an upload does: that one knows the later state.
     fn store_while_open(&self, durability: Durability, size: u64) -> Result<()> {
         self.journal_file.store(durability, || {
@@ -366,10 +495,7 @@ impl Inner {
             Phase::Committing(_) if !write => {}
             Phase::Committing(_) => return Err(Error::new(Kind::Busy, "the file is being uploaded")),
             Phase::Committed(_) if write => {
-                return Err(Error::new(
-                    Kind::NotPermitted,
-                    "the file was uploaded: image data cannot change",
-                ));
+                return Err(uploaded());
             }
             Phase::Committed(_) => {
                 return Err(Error::new(Kind::Stale, "the file is an image now: read that"));
@@ -383,6 +509,9 @@ impl Inner {
 
     /// Ends the draft for good: at once, or as soon as the commit under way has failed.
     fn end(&self, ending: Ending) {
+        if let Some(stream) = &self.stream {
+            stream.cut();
+        }
         let (journal, spool) = {
             let mut state = self.lock();
             match &state.phase {
@@ -425,6 +554,10 @@ pub(super) fn stopped() -> Error {
     Error::new(Kind::Interrupted, "the mount was stopped")
 }
 
+fn uploaded() -> Error {
+    Error::new(Kind::NotPermitted, "the file was uploaded: image data cannot change")
+}
+
 fn closed() -> Error {
     Error::new(Kind::BadHandle, "the file was given up")
 }
@@ -447,8 +580,11 @@ impl Drop for Access<'_> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.shared.live().remove(&self.journal_file.id());
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // A record that could not be deleted stays noted.
         if let Some(spool) = state.spool.take()
+            && state.journal.strays.is_empty()
             && spool.size().is_ok_and(|size| size == 0)
         {
             self.journal_file.remove();

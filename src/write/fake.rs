@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use md5::{Digest as _, Md5};
 
 use super::keeper::Keeper;
@@ -248,6 +249,35 @@ impl Records for FakeGlance {
 
     fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.put(id, size, open))
+    }
+
+    fn upload_stream<'a>(
+        &'a self,
+        id: &'a ImageId,
+        mut data: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let broken = match self.state().faults.front() {
+                Some(Fault::BreakBody(after, kind)) => Some((*after, *kind)),
+                _ => None,
+            };
+            let mut bytes = Vec::new();
+            while let Some(chunk) = data.next().await {
+                bytes.extend_from_slice(&chunk.map_err(|error| Error::io("body", error))?);
+                if let Some((after, kind)) = broken
+                    && bytes.len() as u64 >= after
+                {
+                    self.state().faults.pop_front();
+                    return fail(kind);
+                }
+            }
+            let bytes = Bytes::from(bytes);
+            let size = bytes.len() as u64;
+            let open = move || -> BoxStream<'static, std::io::Result<Bytes>> {
+                Box::pin(futures_util::stream::iter([Ok(bytes.clone())]))
+            };
+            self.put(id, size, &open).await
+        })
     }
 
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {

@@ -45,7 +45,7 @@ impl DraftId {
     }
 
     /// Reads exactly what `Display` writes; `Uuid` alone would take other spellings too.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let id = Self(Uuid::parse_str(text).ok()?);
         (id.to_string() == text).then_some(id)
     }

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! Draft ──┬── Spool    the bytes: one sparse, locked file        (spool.rs, folder.rs)
-//!         │            and what stays of those that failed      (kept.rs, recover.rs)
+//!         │            and what stays of those that failed      (kept.rs, recover.rs, report.rs)
+//!         │            tried again, or taken back               (revive.rs, aftermath.rs)
 //!         ├── Journal  name, id, step, failure: one JSON file    (journal.rs)
 //!         └── Commit   from a quiet draft to an image            (commit.rs)
 //!               ├── Upload  create, PUT, verify, take back       (upload.rs)
 //!               ├── Allowance how long all of it may take    (allowance.rs)
 //!               ├── Body    read ahead, hash, count              (body.rs)
+//!               ├── Stream  instead: write by write           (stream.rs)
 //!               ├── sniff   content to disk_format               (sniff.rs, carry.rs)
 //!               └── Records, Keeper: Glance and the cache        (keeper.rs)
 //! ```
@@ -16,6 +18,7 @@
 //! failed cannot be committed, a failed upload takes its record back and keeps the spool, and what
 //! a crash leaves is told by [`Uploads::leftovers`].
 
+mod aftermath;
 mod allowance;
 mod body;
 mod carry;
@@ -28,17 +31,21 @@ mod journal;
 mod keeper;
 mod kept;
 mod recover;
+mod report;
+mod revive;
 mod sniff;
 mod spool;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod upload;
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,10 +55,14 @@ use crate::error::Result;
 use crate::glance::{Image, Records};
 use crate::units::ImageId;
 
+pub use aftermath::Settlement;
 pub use draft::Draft;
+pub use report::{Condition, Report, Uploading};
+pub use revive::TakenUp;
 pub use sniff::disk_format_of;
 
-use folder::Folder;
+use draft::Inner;
+use folder::{DraftId, Folder};
 use keeper::Keeper;
 use upload::Pace;
 
@@ -64,6 +75,10 @@ const TAKE_BACK: Duration = Duration::from_secs(5);
 
 /// How often it is looked what failed uploads left for too long: `--keep-failed` is days.
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+
+/// How often records are looked for that could not be deleted while the server was away: one listing of the
+/// spool folder.
+const SETTLING: Duration = Duration::from_secs(60);
 
 /// What an upload is for.
 #[derive(Debug, Clone)]
@@ -83,6 +98,8 @@ pub struct Intent {
 #[derive(Clone)]
 pub struct Uploads {
     shared: Arc<Shared>,
+    /// New drafts are sent as they are written.
+    streaming: bool,
 }
 
 /// What all drafts of a mount use.
@@ -95,6 +112,14 @@ struct Shared {
     commits: TaskTracker,
     /// No upload goes on, and none begins.
     stop: CancellationToken,
+    /// The drafts of this process. Its lock is a leaf.
+    live: Mutex<HashMap<DraftId, Weak<Inner>>>,
+}
+
+impl Shared {
+    fn live(&self) -> MutexGuard<'_, HashMap<DraftId, Weak<Inner>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Uploads {
@@ -126,7 +151,14 @@ impl Uploads {
             tracing::warn!("{line}");
         }
         let (commits, stop) = (TaskTracker::new(), CancellationToken::new());
-        Ok(Self { shared: Arc::new(Shared { folder, records, keeper, pace, commits, stop }) })
+        let live = Mutex::default();
+        let shared = Arc::new(Shared { folder, records, keeper, pace, commits, stop, live });
+        Ok(Self { shared, streaming: false })
+    }
+
+    /// The same, for drafts that are sent as they are written (`--upload stream`), or not.
+    pub fn streaming(self, streaming: bool) -> Self {
+        Self { streaming, ..self }
     }
 
     /// A new, empty draft with a spool file of its own. Blocks on the disk.
@@ -134,7 +166,7 @@ impl Uploads {
     /// # Errors
     /// `NoSpace`, `Io`.
     pub fn draft(&self, intent: Intent) -> Result<Arc<Draft>> {
-        Draft::create(self.shared.clone(), intent).map(Arc::new)
+        Draft::create(self.shared.clone(), intent, self.streaming).map(Arc::new)
     }
 
     /// What earlier runs left in the spool, and what this one gave up, one line each, for
@@ -143,17 +175,47 @@ impl Uploads {
         recover::leftovers(&self.shared.folder)
     }
 
+    /// Every upload in the spool: those that run, and what failed ones and crashes left. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn reports(&self) -> Result<Uploading> {
+        let Shared { folder, records, .. } = &*self.shared;
+        // Upgraded in full before the lock is given back: the last reference takes it when it goes.
+        let live: HashMap<_, _> =
+            self.shared.live().iter().filter_map(|(id, draft)| Some((*id, draft.upgrade()?))).collect();
+        Ok(Uploading {
+            cloud: Some(records.cloud_key().to_owned()),
+            project: records.project_id().map(str::to_owned),
+            folder: folder.path().display().to_string(),
+            uploads: report::reports(folder, &live)?,
+        })
+    }
+
     /// From now on `listener` is told, in one line each, what was removed of failed uploads and why; what
     /// was removed at the start it is told at once. It must not wait.
     pub fn listen(&self, listener: impl Fn(String) + Send + 'static) {
         self.shared.folder.listen(listener);
     }
 
-    /// Removes what failed uploads left longer ago than `--keep-failed`, every hour, until
-    /// [`shut_down`](Self::shut_down).
-    pub async fn keep_house(self) {
+    /// Settles what a crash or an outage left in Glance, unless `read_only`, now and every minute; and removes
+    /// every hour what failed uploads left longer ago than `--keep-failed`. Until [`shut_down`](Self::shut_down).
+    ///
+    /// `tell` hears what changed in Glance by that, and must not wait.
+    pub async fn keep_house(self, read_only: bool, tell: impl Fn(Settlement) + Send + Sync) {
         let Shared { folder, stop, .. } = &*self.shared;
-        while timeout(HOUSEKEEPING, stop.cancelled()).await.is_err() {
+        let mut aged = Instant::now();
+        loop {
+            if !read_only {
+                aftermath::settle_all(&self.shared, &tell).await;
+            }
+            if timeout(SETTLING, stop.cancelled()).await.is_ok() {
+                return;
+            }
+            if aged.elapsed() < HOUSEKEEPING {
+                continue;
+            }
+            aged = Instant::now();
             let folder = folder.clone();
             tokio::task::spawn_blocking(move || kept::age_out(&folder)).await.ok();
         }
@@ -171,6 +233,19 @@ impl Uploads {
             tracing::warn!("uploads were cut off: their records may still be in Glance");
         }
     }
+}
+
+/// What lies in a spool folder, without a mount; a folder that does not exist has nothing. Blocks on the disk.
+///
+/// # Errors
+/// `Config` when the folder belongs to another user or is used for other things, `Io`.
+pub fn reports_in(config: &SpoolConfig) -> Result<Uploading> {
+    let folder = config.dir.display().to_string();
+    if !config.dir.exists() {
+        return Ok(Uploading { cloud: None, project: None, folder, uploads: Vec::new() });
+    }
+    let uploads = report::reports(&Arc::new(Folder::open(config)?), &HashMap::new())?;
+    Ok(Uploading { cloud: None, project: None, folder, uploads })
 }
 
 impl fmt::Debug for Uploads {

@@ -66,8 +66,12 @@ pub(super) fn examine(folder: &Arc<Folder>, id: DraftId) -> Option<Leftover> {
     }
     let bytes = spool.size().unwrap_or(0);
     let journal = Journal::load(folder, id);
-    let finished = matches!(&journal, Ok(Some(journal)) if journal.step == Step::Done);
-    if bytes == 0 || finished {
+    let journaled = journal.as_ref().ok().and_then(Option::as_ref);
+    let finished = journaled.is_some_and(|journal| journal.step == Step::Done);
+    // A reservation or a stream has no bytes here, and yet a crash may have left its record.
+    let recorded =
+        journaled.is_some_and(|journal| journal.record == Record::Created || !journal.strays.is_empty());
+    if finished || (bytes == 0 && !recorded) {
         folder.remove(id);
         return None;
     }
@@ -79,7 +83,10 @@ impl Leftover {
     /// are quoted, so that each leftover stays one line.
     pub(super) fn line(&self, folder: &Folder, bytes_are: &str) -> String {
         let (bytes, path) = (self.bytes, folder.data_path(self.id));
-        let kept = format!("its {bytes} bytes {bytes_are} {}", path.display());
+        let kept = match bytes {
+            0 => "it has no bytes here".to_owned(),
+            _ => format!("its {bytes} bytes {bytes_are} {}", path.display()),
+        };
         let journal = match &self.journal {
             Ok(Some(journal)) => journal,
             Ok(None) => return format!("an upload of unknown name was left: {kept}"),

@@ -70,6 +70,8 @@ pub(super) struct Upload {
     pub(super) journal: Journal,
     pub(super) journal_file: Arc<JournalFile>,
     pub(super) allowance: Allowance,
+    /// The bytes were not in the spool, and are nowhere any more.
+    pub(super) streamed: bool,
 }
 
 impl Upload {
@@ -125,11 +127,7 @@ impl Upload {
             }
             self.prepare_reserved(content, &image).await?;
         } else {
-            let formats = formats(content, self.replaces.as_ref());
-            object(content, &formats)?;
-            let project = self.shared.records.project_id();
-            let attributes = self.replaces.as_ref().map(|old| attributes_of(old, project)).transpose()?;
-            self.create(Some(formats), attributes.unwrap_or_default()).await?;
+            self.create_for(content).await?;
         }
         self.note(Step::Uploading, Durability::Relaxed).await?;
         let body = Body::new(self.spool.clone(), self.size, self.sent.clone());
@@ -151,6 +149,15 @@ impl Upload {
             }
             Err(error) => Err(self.explained(error)),
         }
+    }
+
+    /// Creates the record for data of this content.
+    pub(super) async fn create_for(&mut self, content: &Content) -> Result<()> {
+        let formats = formats(content, self.replaces.as_ref());
+        object(content, &formats)?;
+        let project = self.shared.records.project_id();
+        let attributes = self.replaces.as_ref().map(|old| attributes_of(old, project)).transpose()?;
+        self.create(Some(formats), attributes.unwrap_or_default()).await.map(|_| ())
     }
 
     async fn create(
@@ -178,7 +185,7 @@ impl Upload {
     }
 
     /// Checks that the reserved record can take data, and sets its formats.
-    async fn prepare_reserved(&self, content: &Content, image: &Image) -> Result<()> {
+    pub(super) async fn prepare_reserved(&self, content: &Content, image: &Image) -> Result<()> {
         let id = &image.id;
         if image.status != Status::Queued {
             let message = format!("image {id} is {:?}: only a queued image takes data", image.status);
@@ -208,7 +215,7 @@ impl Upload {
     ///
     /// Glance answers a PUT only when the image is active; to wait is for servers behind a proxy, and
     /// for answers that were lost.
-    async fn confirm(&self, digests: Option<Digests>) -> Result<Image> {
+    pub(super) async fn confirm(&self, digests: Option<Digests>) -> Result<Image> {
         let id = &self.journal.image;
         // So long only that time is left to take back what does not arrive.
         let deadline = Instant::now() + self.shared.pace.timeout;
@@ -271,6 +278,9 @@ impl Upload {
         let (algorithm, value) = (theirs.algorithm.clone(), &theirs.value);
         let expected = if algorithm.as_ref() == "sha512" {
             Some(ours.sha512)
+        } else if self.streamed {
+            tracing::warn!(image = %image.id, %algorithm, "only MD5 and size of a streamed image could be compared");
+            None
         } else {
             // A site's own choice, known only now: read the spool once more.
             let spool = self.spool.clone();
@@ -282,7 +292,7 @@ impl Upload {
     }
 
     /// Deletes the record of a failed try, if it is ours; the next one gets a fresh id.
-    async fn withdraw(&mut self) {
+    pub(super) async fn withdraw(&mut self) {
         if self.journal.record == Record::Created {
             let id = std::mem::replace(&mut self.journal.image, ImageId::generate());
             self.journal.record = Record::None;
@@ -305,7 +315,7 @@ impl Upload {
     }
 
     /// Deletes what could not be deleted when its try failed.
-    async fn sweep(&mut self) {
+    pub(super) async fn sweep(&mut self) {
         for id in std::mem::take(&mut self.journal.strays) {
             self.take_back(id).await;
         }
@@ -337,7 +347,7 @@ impl Upload {
         (!failures.is_empty()).then(|| failures.join("; "))
     }
 
-    async fn show(&self) -> Result<Image> {
+    pub(super) async fn show(&self) -> Result<Image> {
         self.allowance.wait_for(self.shared.records.show(&self.journal.image)).await
     }
 
@@ -358,7 +368,7 @@ impl Upload {
     }
 
     /// Writes the journal at a new step.
-    async fn note(&mut self, step: Step, durability: Durability) -> Result<()> {
+    pub(super) async fn note(&mut self, step: Step, durability: Durability) -> Result<()> {
         self.journal.step = step;
         self.journal.size = self.size;
         self.journal.set_failure(None);
@@ -366,7 +376,7 @@ impl Upload {
         blocking(move || file.store(durability, || Some(journal))).await
     }
 
-    async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => Err(match self.shared.stop.is_cancelled() {
@@ -378,7 +388,7 @@ impl Upload {
     }
 
     /// A refusal of the data, with what to do about it.
-    fn explained(&self, error: Error) -> Error {
+    pub(super) fn explained(&self, error: Error) -> Error {
         if error.kind() != Kind::WrongFormat {
             return error;
         }
@@ -418,6 +428,6 @@ fn spoilt(id: &ImageId) -> String {
 /// The request may have had its effect although it failed: no answer came, or none that says.
 ///
 /// `Busy` is among them since a repeated PUT meets the image that the first one made active.
-fn may_have_happened(kind: Kind) -> bool {
+pub(super) fn may_have_happened(kind: Kind) -> bool {
     kind.is_transient() || matches!(kind, Kind::Busy | Kind::Integrity | Kind::Io)
 }

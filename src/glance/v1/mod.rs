@@ -12,7 +12,9 @@ mod record;
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 
 use super::error::{Operation, failed};
 use super::record::subject;
@@ -101,6 +103,14 @@ impl Records for GlanceV1 {
 
     fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
         Box::pin(Self::upload(self, id, size, open))
+    }
+
+    fn upload_stream<'a>(
+        &'a self,
+        id: &'a ImageId,
+        data: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.glance.upload_stream_to(Destination::V1, id, data))
     }
 
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {

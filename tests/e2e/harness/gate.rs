@@ -9,13 +9,25 @@ use std::time::Duration;
 const SLOWNESS: Duration = Duration::from_millis(20);
 const PIECE: usize = 64 * 1024;
 
-/// Copies until the end, with a pause after each piece.
-fn copy(from: &mut TcpStream, to: &mut TcpStream, pause: Duration) -> io::Result<()> {
+/// Copies until the end, with a pause after each piece. A piece of which `lost` holds is not passed on, nor
+/// anything after it.
+fn copy(
+    from: &mut TcpStream,
+    to: &mut TcpStream,
+    pause: Duration,
+    mut lost: impl FnMut(&[u8]) -> bool,
+) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
+    let mut is_lost = false;
     loop {
         match from.read(&mut piece)? {
             0 => return Ok(()),
-            count => to.write_all(&piece[..count])?,
+            count => {
+                is_lost = is_lost || lost(&piece[..count]);
+                if !is_lost {
+                    to.write_all(&piece[..count])?;
+                }
+            }
         }
         std::thread::sleep(pause);
     }
@@ -40,6 +52,8 @@ struct Shared {
     state: Mutex<State>,
     open: Mutex<Vec<TcpStream>>,
     server: Mutex<String>,
+    /// Answers that begin so are lost, with all that follows on their connection.
+    lost: Mutex<Option<String>>,
 }
 
 /// A port on this machine that leads to a server.
@@ -54,7 +68,8 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = Mutex::new(url.strip_prefix("http://").unwrap().to_owned());
-        let shared = Arc::new(Shared { state: Mutex::new(State::Open), open: Mutex::default(), server });
+        let (state, open, lost) = (Mutex::new(State::Open), Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { state, open, server, lost });
         let gate = Self { shared: Arc::clone(&shared), port };
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -96,6 +111,12 @@ impl Gate {
         self.set(State::Slow);
     }
 
+    /// Requests reach the server, but answers that contain `answer`, and what follows them on their
+    /// connection, do not come back.
+    pub fn lose(&self, answer: &str) {
+        *self.shared.lost.lock().unwrap() = Some(answer.to_owned());
+    }
+
     /// The server seems to have died: connections break, new ones too.
     pub fn shut(&self) {
         self.set(State::Shut);
@@ -127,15 +148,21 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).extend(connection.try_clone());
     }
 
-    fn connect(&self, client: TcpStream, pause: Duration) -> io::Result<()> {
+    fn connect(self: &Arc<Self>, client: TcpStream, pause: Duration) -> io::Result<()> {
         let address = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let server = TcpStream::connect(address)?;
-        for (from, to) in [(&client, &server), (&server, &client)] {
+        for (from, to, answers) in [(&client, &server, false), (&server, &client, true)] {
             from.set_read_timeout(Some(Duration::from_secs(120)))?;
             self.keep(from);
             let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
+            let shared = Arc::clone(self);
             std::thread::spawn(move || {
-                let _ = copy(&mut from, &mut to, pause);
+                let lost = |piece: &[u8]| {
+                    let lost = shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
+                    let lost = lost.as_deref().filter(|_| answers);
+                    lost.is_some_and(|lost| String::from_utf8_lossy(piece).contains(lost))
+                };
+                let _ = copy(&mut from, &mut to, pause, lost);
                 let _ = to.shutdown(Shutdown::Write);
             });
         }

@@ -17,7 +17,7 @@ pub use content::{epoch, json, pattern};
 pub use gate::Gate;
 pub use mount::Mount;
 pub use run::{Folder, PROGRAM};
-pub use shell::{Outcome, background, background_with, run, run_with};
+pub use shell::{Background, Outcome, background, background_with, run, run_with};
 pub use tls::{Authority, Front};
 
 /// How long anything that happens by itself may take on a busy machine.
