@@ -42,7 +42,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     let cloud = &arguments.cloud;
     in_bounds("--metadata-ttl", cloud.metadata_ttl, Duration::from_millis(100), LONGEST_TTL)?;
     let catalog = CatalogConfig { ttl: cloud.metadata_ttl, allow_stale: cloud.allow_stale };
-    let access = access_config(&arguments.access, environment)?;
+    let access = access_config(&arguments.access, environment, http.timeout)?;
     Ok(Config {
         mountpoint,
         foreground: arguments.foreground,
@@ -183,7 +183,11 @@ fn local_config(local: &LocalArguments, environment: &Environment) -> Result<(Ca
     Ok((cache, SpoolConfig { dir: spool_dir, size, keep_failed: local.keep_failed }))
 }
 
-fn access_config(access: &AccessArguments, environment: &Environment) -> Result<AccessConfig> {
+fn access_config(
+    access: &AccessArguments,
+    environment: &Environment,
+    patience: Duration,
+) -> Result<AccessConfig> {
     for (flag, name) in
         [(access.allow_delete, "--allow-delete"), (access.allow_overwrite, "--allow-overwrite")]
     {
@@ -203,6 +207,7 @@ fn access_config(access: &AccessArguments, environment: &Environment) -> Result<
         read_only: access.read_only,
         allow_delete: access.allow_delete,
         allow_overwrite: access.allow_overwrite,
+        patience,
     })
 }
 

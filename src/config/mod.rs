@@ -163,4 +163,6 @@ pub struct AccessConfig {
     pub allow_delete: bool,
     /// Writing over an image uploads a new one and removes the old.
     pub allow_overwrite: bool,
+    /// How long a change of metadata may wait for its turn (`--timeout`).
+    pub patience: Duration,
 }

@@ -63,8 +63,9 @@ impl ImageFs {
         }
         let name = Value::String(glance_name);
         let changes = [Change::Set { key: "name".to_owned(), value: name }];
-        let image = self.layers.service.update(&id, &changes).await?;
-        self.layers.catalog.learn(image);
+        let turn = self.turn(&id).await?;
+        self.change(&id, &changes, &turn).await?;
+        drop(turn);
         if let Some(old) = replaced {
             self.delete(&old).await?;
         }

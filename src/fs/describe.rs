@@ -19,8 +19,8 @@ impl ImageFs {
             return Err(absent());
         }
         let Node::Image(id) = self.node(ino)? else { return Err(absent()) };
-        if self.draft(&id).is_some() {
-            return Err(absent());
+        if let Some(file) = self.unrecorded(&id) {
+            return self.draft_record(&file).value(name);
         }
         let image = self.image(&id).await?;
         if name == PROFILE {
@@ -33,35 +33,14 @@ impl ImageFs {
         }
     }
 
-    /// Sets an extended attribute: the boot profile is the only one, and only the owner of the mount and root may.
-    ///
-    /// # Errors
-    /// `Invalid` for what is no profile of this image's data, `NotPermitted`, `NotSupported`.
-    pub async fn setxattr(&self, ino: Ino, name: &str, value: Vec<u8>, caller: u32) -> Result<()> {
-        let Node::Image(id) = self.node(ino)? else {
-            return Err(Error::new(Kind::NotSupported, "only images have attributes"));
-        };
-        if name != PROFILE {
-            return Err(Error::new(Kind::NotSupported, format!("{name} cannot be set")));
-        }
-        if caller != 0 && caller != self.access.uid {
-            return Err(Error::new(Kind::NotPermitted, "a boot profile is set by the owner of the mount"));
-        }
-        let image = self.image(&id).await?;
-        let identity = self.identity(&image);
-        let kept = self.layers.readers.keep_profile(&identity.digest, identity.size, value).await;
-        // setxattr(2) tells no reason: the log does.
-        kept.inspect_err(|error| tracing::warn!(image = %id, %error, "a boot profile was refused"))
-    }
-
     /// The names of the extended attributes, each ended by NUL.
     ///
     /// # Errors
     /// `ValueTooLarge` beyond 64 KiB.
     pub async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
         let Node::Image(id) = self.node(ino)? else { return Ok(Vec::new()) };
-        if self.draft(&id).is_some() {
-            return Ok(Vec::new());
+        if let Some(file) = self.unrecorded(&id) {
+            return xattr::joined(&self.draft_record(&file).names());
         }
         let image = self.image(&id).await?;
         let mut names = self.record(&image).await?.names();
@@ -73,7 +52,7 @@ impl ImageFs {
         xattr::joined(&names)
     }
 
-    async fn record(&self, image: &Image) -> Result<Record> {
+    pub(super) async fn record(&self, image: &Image) -> Result<Record> {
         Record::of(&self.layers.catalog.record(image).await?, self.layers.catalog.schema())
     }
 

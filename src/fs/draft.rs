@@ -38,6 +38,8 @@ struct State {
     draft: Arc<Draft>,
     name: String,
     writers: usize,
+    /// Who opened it for writing last.
+    opener: Option<ThreadGroup>,
     recorded: bool,
     /// Created as `qemu-img` does: by whom, and how often opened again since.
     stepwise: Option<(Option<ThreadGroup>, u32)>,
@@ -55,6 +57,7 @@ impl DraftFile {
             draft,
             name: intent.name,
             writers: 0,
+            opener: None,
             recorded: intent.reserved,
             stepwise: stepwise.map(|group| (group, 0)),
             watched: false,
@@ -105,6 +108,7 @@ impl DraftFile {
     pub(super) fn add_writer(&self, opener: Option<ThreadGroup>, creates: bool) -> Step {
         let mut state = self.state();
         state.writers += 1;
+        state.opener = opener;
         match &mut state.stepwise {
             Some((group, reopened)) if *group == opener => {
                 if creates {
@@ -122,6 +126,11 @@ impl DraftFile {
         let mut state = self.state();
         state.writers = state.writers.saturating_sub(1);
         state.writers == 0
+    }
+
+    /// Who opened it for writing last.
+    pub(super) fn opener(&self) -> Option<ThreadGroup> {
+        self.state().opener
     }
 
     /// Somebody has it open for writing.

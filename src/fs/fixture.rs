@@ -64,6 +64,7 @@ impl Fixture {
             read_only,
             allow_delete,
             allow_overwrite,
+            patience: Duration::from_millis(1200),
         };
         // The list is fetched when the test says so, not when it is old.
         let catalog = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: false };

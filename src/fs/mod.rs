@@ -15,6 +15,7 @@ mod fixture;
 mod handle;
 mod inode;
 mod lookup;
+mod metadata;
 mod mode;
 #[cfg(test)]
 mod model_test;
@@ -22,8 +23,10 @@ mod open;
 mod status;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod view;
 mod whole;
+mod writable;
 mod write;
 mod xattr;
 
@@ -39,6 +42,7 @@ pub use closing::{Closer, ThreadGroup, Watch};
 pub use handle::{DirEntry, HandleId};
 pub use inode::{Ino, Node};
 pub use lookup::{Entry, Statistics};
+pub use metadata::{Caller, XattrMode};
 pub use mode::Modes;
 pub use open::{Bypass, OpenMode, Opened};
 pub use view::Invalidation;
@@ -53,13 +57,14 @@ use crate::metrics::OpenCounters;
 use crate::read::Readers;
 use crate::source::Sources;
 use crate::units::ImageId;
-use crate::write::Uploads;
+use crate::write::{Metadata, Uploads};
 
 use attr::Attributes;
 use control::Events;
 use draft::DraftFile;
 use handle::Handles;
 use inode::Inodes;
+use turns::Turns;
 use whole::Fills;
 
 /// Names that were just asked for in vain, and for how long that is believed: a shell that looks
@@ -97,6 +102,14 @@ pub struct Layers {
     pub uploads: Uploads,
 }
 
+/// An image that was created through this mount a moment ago.
+#[derive(Debug, Clone, Copy)]
+struct Fresh {
+    made: Instant,
+    /// Who wrote it.
+    writer: Option<ThreadGroup>,
+}
+
 /// The images as files.
 pub struct ImageFs {
     layers: Layers,
@@ -109,7 +122,10 @@ pub struct ImageFs {
     /// Files that are being written, by the id they will have.
     drafts: Mutex<std::collections::HashMap<ImageId, Arc<DraftFile>>>,
     misses: Mutex<LruCache<String, Instant>>,
-    fresh: Mutex<LruCache<ImageId, Instant>>,
+    fresh: Mutex<LruCache<ImageId, Fresh>>,
+    /// What was asked for reservations, until their data are sent.
+    asked: Mutex<LruCache<ImageId, Metadata>>,
+    turns: Turns,
     /// Images that were asked for by id and are not listed, and when they were shown.
     unlisted: Mutex<LruCache<ImageId, (Arc<Image>, Instant)>>,
     events: Arc<Events>,
@@ -143,6 +159,8 @@ impl ImageFs {
             drafts: Mutex::default(),
             misses: Mutex::new(LruCache::new(MISSES_KEPT)),
             fresh: Mutex::new(LruCache::new(FRESH_KEPT)),
+            asked: Mutex::new(LruCache::new(FRESH_KEPT)),
+            turns: Turns::default(),
             unlisted: Mutex::new(LruCache::new(UNLISTED_KEPT)),
             events,
             opens: OpenCounters::default(),

@@ -11,15 +11,15 @@ use super::closing::{self, Decision, Watch};
 use super::draft::{DraftFile, DraftHandle, Outcome, Writer};
 use super::handle::Handle;
 use super::{
-    Attr, Closer, Entry, FRESH, FileKind, HandleId, ImageFs, Ino, Invalidation, Node, OpenMode, Opened,
-    ThreadGroup, lock,
+    Attr, Closer, Entry, FRESH, FileKind, Fresh, HandleId, ImageFs, Ino, Invalidation, Node, OpenMode,
+    Opened, ThreadGroup, lock,
 };
 use crate::blocking::blocking;
 use crate::catalog::names;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, Status};
 use crate::units::ImageId;
-use crate::write::{Draft, Intent};
+use crate::write::{Draft, Intent, Metadata};
 
 /// What a setattr asks for, besides times to be set to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,6 +71,28 @@ impl ImageFs {
         Ok((self.enter(&node)?, opened))
     }
 
+    /// Reserves an image without opening it, as `tar -x --xattrs` creates its files.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create) with O_EXCL; those of the request.
+    pub async fn mknod(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &OsStr,
+        maker: Option<ThreadGroup>,
+    ) -> Result<Entry> {
+        let mode = OpenMode { write: true, exclusive: true, ..OpenMode::default() };
+        let (entry, opened) = self.create(parent, name, mode, maker).await?;
+        let handle = self.handles.get(opened.handle)?;
+        let reserved = match &*handle {
+            Handle::Draft(DraftHandle { file, .. }) => self.reserve(file).await,
+            _ => Ok(()),
+        };
+        self.release(opened.handle).await;
+        reserved.inspect_err(|_| self.forget(entry.attr.ino, 1))?;
+        Ok(entry)
+    }
+
     async fn new_draft(
         &self,
         intent: Intent,
@@ -112,6 +134,8 @@ impl ImageFs {
             Status::Queued => {
                 let intent = Intent { id: image.id.clone(), name, reserved: true, replaces: None };
                 let file = self.new_draft(intent, None).await?;
+                let asked = lock(&self.asked).get(&image.id).cloned().unwrap_or_default();
+                with_metadata(file.draft(), asked).await?;
                 Ok(self.open_draft(file, opener, false))
             }
             Status::Saving | Status::Uploading | Status::Importing => {
@@ -221,7 +245,12 @@ impl ImageFs {
     /// Created through this mount a moment ago.
     fn is_fresh(&self, ino: Ino) -> bool {
         let Ok(Node::Image(id)) = self.node(ino) else { return false };
-        lock(&self.fresh).get(&id).is_some_and(|made| made.elapsed() < FRESH)
+        self.fresh(&id).is_some()
+    }
+
+    /// How this image was created, if that was through this mount and a moment ago.
+    pub(super) fn fresh(&self, id: &ImageId) -> Option<Fresh> {
+        lock(&self.fresh).get(id).filter(|fresh| fresh.made.elapsed() < FRESH).copied()
     }
 
     /// One close of one copy of a descriptor: the last chance to commit and to report an error. A
@@ -293,6 +322,11 @@ impl ImageFs {
         }
     }
 
+    fn note_fresh(&self, image: &Image, file: &DraftFile) {
+        let fresh = Fresh { made: Instant::now(), writer: file.opener() };
+        lock(&self.fresh).put(image.id.clone(), fresh);
+    }
+
     /// Commits or reserves without a program that waits for it.
     async fn settle(self: &Arc<Self>, file: &Arc<DraftFile>) {
         let settled =
@@ -336,16 +370,20 @@ impl ImageFs {
         if file.is_recorded() || !file.is_open() {
             return file.failure();
         }
+        let _turn = self.turns.take(&file.id).await;
         let reserved = file.draft().reserve().await;
         let image = match reserved {
             Ok(image) => image,
             Err(error) => return Err(self.failed(file, error).await),
         };
-        lock(&self.fresh).put(image.id.clone(), Instant::now());
+        self.note_fresh(&image, file);
         let image = self.layers.catalog.learn(image);
         info!(image = %image.id, name = file.name(), "reserved");
         let intent = Intent { id: image.id.clone(), name: file.name(), reserved: true, replaces: None };
-        file.set_recorded(self.spool(intent).await?);
+        let asked = file.draft().metadata().of_record();
+        self.remember_asked(&image.id, &asked);
+        let draft = self.spool(intent).await?;
+        file.set_recorded(with_metadata(draft, asked).await?);
         if image.id != file.id {
             // Another id was needed: a writer that goes on opens the reservation anew.
             lock(&self.inodes).rebind(&file.id, &image.id);
@@ -360,13 +398,15 @@ impl ImageFs {
         if !file.is_open() {
             return file.failure();
         }
+        // Held as long as bytes move: who wants to change the record meanwhile waits no longer than that makes sense.
+        let _turn = self.turns.take(&file.id).await;
         let (began, draft) = (Instant::now(), file.draft());
         let committed = draft.commit().await;
         let image = match committed {
             Ok(image) => image,
             Err(error) => return Err(self.failed(file, error).await),
         };
-        lock(&self.fresh).put(image.id.clone(), Instant::now());
+        self.note_fresh(&image, file);
         info!(image = %image.id, name = file.name(), bytes = image.size, took = ?began.elapsed(), "uploaded");
         if image.id != file.id {
             lock(&self.inodes).rebind(&file.id, &image.id);
@@ -418,6 +458,21 @@ impl ImageFs {
         }
         self.drop_ended(file);
     }
+}
+
+/// Gives a draft what was asked for it before.
+async fn with_metadata(draft: Arc<Draft>, asked: Metadata) -> Result<Arc<Draft>> {
+    if asked.is_empty() {
+        return Ok(draft);
+    }
+    blocking(move || {
+        draft.change_metadata(|metadata| {
+            *metadata = asked;
+            Ok(())
+        })?;
+        Ok(draft)
+    })
+    .await
 }
 
 /// Removes the spool of a file that nobody wants.

@@ -1,6 +1,6 @@
 //! The Image API v2: requests, JSON, error kinds, retry with a deadline, server fail-over.
 //!
-//! `client` makes one exchange out of tries at several servers; `list`, `record`, `schema`, `download`
+//! `client` makes one exchange out of tries at several servers; `list`, `record`, `patch`, `schema`, `download`
 //! and `upload` are what can be asked; `error` says what answers mean, `retry` when to try again,
 //! `servers` whom to ask. The layers above know all this by the traits of `service`.
 
@@ -11,6 +11,7 @@ mod error;
 pub(crate) mod fake;
 mod image;
 mod list;
+mod patch;
 mod record;
 mod retry;
 mod schema;
@@ -24,6 +25,8 @@ pub use client::Glance;
 pub use download::Download;
 pub use image::{Image, MultiHash, RecordText, SECRET_KEYS, Status};
 pub use list::{NextPage, Page};
-pub use record::{Change, NewImage};
+pub use patch::Change;
+pub use record::NewImage;
 pub use schema::Schema;
 pub use service::{Cloud, Downloads, ImageService, Listing, OpenBody, Records};
+pub use upload::Placement;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use super::{Change, Download, Glance, Image, NewImage, NextPage, Page, Schema};
+use super::{Change, Download, Glance, Image, NewImage, NextPage, Page, Placement, Schema};
 use crate::error::Result;
 use crate::units::{ByteRange, ImageId};
 
@@ -43,10 +43,22 @@ pub trait Records: Cloud {
     fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>>;
     /// The data of a queued record.
     fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>>;
+    /// The same, to a place.
+    fn upload_to<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        _placement: &'a Placement,
+        open: &'a OpenBody<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.upload(id, size, open)
+    }
     /// One image.
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>>;
     /// Changes of a record.
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>>;
+    /// Deactivates an image, or (`readable`) reactivates it.
+    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>>;
     /// The end of an image.
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>>;
 }
@@ -104,12 +116,26 @@ impl Records for Glance {
         Box::pin(Glance::upload(self, id, size, open))
     }
 
+    fn upload_to<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        placement: &'a Placement,
+        open: &'a OpenBody<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(Glance::upload_to(self, id, size, placement, open))
+    }
+
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
         Box::pin(Glance::show(self, id))
     }
 
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
         Box::pin(Glance::update(self, id, changes))
+    }
+
+    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(Glance::set_readable(self, id, readable))
     }
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {

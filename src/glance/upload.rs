@@ -46,6 +46,15 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(5);
 /// from the head of the request; with a token that it must first check with Keystone this takes 0.2 s.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Where the data of an upload shall go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// The id of a store; else Glance's default.
+    pub store: Option<String>,
+    /// An image that the new one is made from: cinder's store then puts it into the same backend.
+    pub base_image: Option<String>,
+}
+
 /// What became of one try.
 enum Outcome {
     Done,
@@ -80,6 +89,20 @@ impl Glance {
         size: u64,
         open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
     ) -> Result<()> {
+        self.upload_to(id, size, &Placement::default(), open).await
+    }
+
+    /// The same, to where `placement` says.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload); `Invalid` when there is no such store.
+    pub async fn upload_to(
+        &self,
+        id: &ImageId,
+        size: u64,
+        placement: &Placement,
+        open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
+    ) -> Result<()> {
         let subject = subject(id);
         // Bounded by the progress that each of those ahead must make.
         let _permit = self
@@ -94,7 +117,7 @@ impl Glance {
         loop {
             let credential = self.inner.auth.credential().await?;
             let patience = if tries == 0 { Duration::ZERO } else { PATIENCE.min(self.inner.timeout / 4) };
-            let data = Data { size, stream: open(), patience };
+            let data = Data { size, stream: open(), patience, placement };
             let error = match self.put(id, &subject, data, &credential, &mut moved_at).await {
                 Outcome::Done => return Ok(()),
                 Outcome::Failed(error) => return Err(error),
@@ -130,7 +153,7 @@ impl Glance {
         &self,
         id: &ImageId,
         subject: &str,
-        data: Data,
+        data: Data<'_>,
         credential: &Credential,
         moved_at: &mut Instant,
     ) -> Outcome {
@@ -142,10 +165,18 @@ impl Glance {
         let _stop = progress.stop.clone().drop_guard();
         let path = format!("{}/file", path(id));
         let mut exchange = Exchange::new(Method::PUT, base, &path);
-        let builder = match exchange.builder(&self.inner.data, credential) {
+        let mut builder = match exchange.builder(&self.inner.data, credential) {
             Ok(builder) => builder,
             Err(error) => return Outcome::Failed(error),
         };
+        for (header, value) in [
+            ("x-image-meta-store", &data.placement.store),
+            ("x-openstack-base-image-ref", &data.placement.base_image),
+        ] {
+            if let Some(value) = value {
+                builder = builder.header(header, value);
+            }
+        }
         let body = match size {
             0 => Body::from(Bytes::new()),
             _ => Body::wrap_stream(Paced::new(data, Arc::clone(&progress))),
@@ -263,8 +294,9 @@ struct Stalled {
 }
 
 /// What one try sends.
-struct Data {
+struct Data<'a> {
     size: u64,
+    placement: &'a Placement,
     stream: BoxStream<'static, io::Result<Bytes>>,
     /// How long to wait for a refusal first.
     patience: Duration,
@@ -314,7 +346,7 @@ struct Paced {
 }
 
 impl Paced {
-    fn new(data: Data, progress: Arc<Progress>) -> Self {
+    fn new(data: Data<'_>, progress: Arc<Progress>) -> Self {
         Self {
             data: data.stream,
             chunk: Bytes::new(),

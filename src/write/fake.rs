@@ -286,6 +286,10 @@ impl Records for FakeGlance {
         })
     }
 
+    fn set_readable<'a>(&'a self, _: &'a ImageId, _readable: bool) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(std::future::ready(fail(Kind::NotSupported)))
+    }
+
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             self.state().log.push(format!("DELETE {id}"));

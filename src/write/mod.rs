@@ -27,6 +27,7 @@ mod folder;
 mod journal;
 mod keeper;
 mod kept;
+mod metadata;
 mod recover;
 mod sniff;
 mod spool;
@@ -48,7 +49,9 @@ use crate::error::Result;
 use crate::glance::{Image, Records};
 use crate::units::ImageId;
 
+pub use carry::describes_data;
 pub use draft::Draft;
+pub use metadata::Metadata;
 
 use folder::Folder;
 use keeper::Keeper;

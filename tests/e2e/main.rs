@@ -15,8 +15,10 @@
 mod auth;
 mod folders;
 mod harness;
+mod life_cycle;
 mod lifecycle;
 mod listing;
+mod metadata;
 mod names;
 mod outage;
 mod passthrough;
