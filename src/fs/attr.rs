@@ -80,6 +80,12 @@ impl Attributes {
         }
     }
 
+    /// The record of an image, which can be written.
+    pub(super) fn record(&self, ino: Ino, size: u64) -> Attr {
+        let mode = if self.access.read_only { self.access.file_mode & !0o222 } else { self.access.file_mode };
+        Attr { mode, ..self.text(ino, size) }
+    }
+
     /// An image as listed. Only what is settled may be cached by the kernel: an image that is not
     /// active yet may be at any moment.
     pub(super) fn image(&self, ino: Ino, image: &Image) -> Attr {

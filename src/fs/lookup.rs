@@ -180,7 +180,7 @@ impl ImageFs {
             Node::Record(id) => {
                 let image = self.known_image(id).ok_or_else(not_found)?;
                 // And the newline that ends it.
-                self.attributes.text(ino, u64::from(image.record.len()) + 1)
+                self.attributes.record(ino, u64::from(image.record.len()) + 1)
             }
             Node::Image(id) => {
                 if let Some(file) = self.draft(id) {
@@ -209,6 +209,7 @@ impl ImageFs {
                 Ok(self.attributes.draft(ino, open.file.draft().size(), open.file.since))
             }
             Some(Handle::Image { image, .. }) => Ok(self.attributes.image(ino, image)),
+            Some(Handle::Record(record)) => Ok(self.attributes.record(ino, record.size())),
             _ => {
                 let node = self.node(ino)?;
                 self.describe(&node, ino)

@@ -20,6 +20,7 @@ mod mode;
 #[cfg(test)]
 mod model_test;
 mod open;
+mod replace;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::attr::readable_size;
 use super::draft::{DraftHandle, Writer};
 use super::handle::Handle;
+use super::replace::NewRecord;
 use super::{HandleId, ImageFs, Ino, Node, ThreadGroup};
 use crate::blocking::blocking;
 use crate::cache::{Backing, Key};
@@ -57,6 +58,12 @@ impl ImageFs {
         let node = self.node(ino)?;
         let id = match node {
             Node::Image(id) => id,
+            Node::Record(id) if mode.write => {
+                self.writable()?;
+                let text = if mode.truncate { Bytes::new() } else { self.record_text(&id).await? };
+                let handle = self.handles.insert(Handle::Record(NewRecord::new(id, &text)));
+                return Ok(Opened { handle, direct_io: true });
+            }
             Node::Record(_) | Node::Status | Node::StatusJson | Node::Errors | Node::Metrics => {
                 if mode.write {
                     return Err(Error::new(Kind::NotPermitted, "this text cannot be written"));
@@ -138,6 +145,7 @@ impl ImageFs {
                 // The range was clamped to a length in memory: it fits.
                 Ok(text.slice(range.start as usize..range.end as usize))
             }
+            Handle::Record(record) => Ok(record.read(range)),
             Handle::Directory(_) => Err(Error::new(Kind::IsDirectory, "a directory")),
         }
     }

@@ -172,7 +172,7 @@ impl ImageFs {
                 Ok(())
             }
             Handle::Draft(_) => Err(Error::new(Kind::Busy, "the image is being written")),
-            Handle::Text(_) | Handle::Directory(_) => Err(no_image()),
+            Handle::Text(_) | Handle::Record(_) | Handle::Directory(_) => Err(no_image()),
         }
     }
 

@@ -16,6 +16,20 @@ const MOST_CHARACTERS: usize = 255;
 /// Keys that Glance keeps for itself (`RESERVED` of `api/v2/images.py`), besides `os_glance_*`.
 const RESERVED: [&str; 3] = ["location", "deleted", "deleted_at"];
 
+/// The attributes of a record that are set by [`Edit::Attribute`].
+const TO_SET: [&str; 10] = [
+    "name",
+    "visibility",
+    "protected",
+    "os_hidden",
+    "min_disk",
+    "min_ram",
+    "owner",
+    "disk_format",
+    "container_format",
+    "tags",
+];
+
 /// Attributes that are only known where the data go, before they do.
 pub(super) const STORE: &str = "store";
 /// The image that the store may put the data beside, in the same place.
@@ -153,6 +167,23 @@ pub(super) fn is_ours(name: &str) -> bool {
     name.starts_with(ATTRIBUTE) || name.starts_with(LOCAL)
 }
 
+/// An attribute of the record that somebody but Glance sets.
+pub(super) fn is_attribute_to_set(key: &str) -> bool {
+    TO_SET.contains(&key)
+}
+
+/// Looks whether a property can be.
+///
+/// # Errors
+/// `NotPermitted` for Glance's own; `Invalid`, `NameTooLong`, `IllegalName`.
+pub(super) fn property(key: &str, value: &str) -> Result<()> {
+    if is_reserved(key) {
+        return Err(read_only(key));
+    }
+    storable(short(key)?)?;
+    storable(value).map(drop)
+}
+
 fn key(name: &str, schema: &Schema, known: impl Fn(&str) -> Option<String>) -> Result<String> {
     if let Some(key) = known(name) {
         return if is_reserved(&key) { Err(read_only(name)) } else { Ok(key) };
@@ -171,7 +202,8 @@ fn key(name: &str, schema: &Schema, known: impl Fn(&str) -> Option<String>) -> R
     Ok(short(&key)?.to_owned())
 }
 
-fn is_reserved(key: &str) -> bool {
+/// Glance keeps this property for itself.
+pub(super) fn is_reserved(key: &str) -> bool {
     key.starts_with("os_glance_") || RESERVED.contains(&key)
 }
 

@@ -168,7 +168,7 @@ impl ImageFs {
     fn writer_of(&self, handle: HandleId) -> Result<Arc<Handle>> {
         let handle = self.handles.get(handle)?;
         match &*handle {
-            Handle::Draft(DraftHandle { writer: Some(_), .. }) => Ok(handle),
+            Handle::Draft(DraftHandle { writer: Some(_), .. }) | Handle::Record(_) => Ok(handle),
             _ => Err(Error::new(Kind::BadHandle, "not open for writing")),
         }
     }
@@ -179,6 +179,9 @@ impl ImageFs {
     /// `BadHandle`; `NoSpace` at the spool's limit; `NotPermitted` after the file became an image.
     pub async fn write(&self, handle: HandleId, offset: u64, data: Bytes) -> Result<usize> {
         let handle = self.writer_of(handle)?;
+        if let Handle::Record(record) = &*handle {
+            return record.write(offset, &data);
+        }
         let Handle::Draft(DraftHandle { file, writer: Some(writer) }) = &*handle else {
             return Err(Error::new(Kind::BadHandle, "not open for writing"));
         };
@@ -211,6 +214,10 @@ impl ImageFs {
     pub async fn setattr(&self, ino: Ino, handle: Option<HandleId>, new: NewAttributes) -> Result<Attr> {
         self.writable()?;
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
+        if let (Some(Handle::Record(record)), Some(size)) = (handle.as_deref(), new.size) {
+            record.truncate(size)?;
+            return Ok(self.attributes.record(ino, size));
+        }
         let file = match (handle.as_deref(), self.node(ino)?) {
             (Some(Handle::Draft(open)), _) => Some(Arc::clone(&open.file)),
             (_, Node::Image(id)) => self.draft(&id),
@@ -265,6 +272,13 @@ impl ImageFs {
         process: impl Watch,
     ) -> Result<()> {
         let handle = self.handles.get(handle)?;
+        if let Handle::Record(record) = &*handle {
+            if closer.killed {
+                return Ok(());
+            }
+            let replaced = self.replace_record(record).await;
+            return replaced.inspect_err(|error| self.note_failure(&record.id, &error.to_string()));
+        }
         let Handle::Draft(DraftHandle { file, writer: Some(writer) }) = &*handle else { return Ok(()) };
         file.failure()?;
         if !file.is_open() {

@@ -265,3 +265,45 @@ fn cp_rsync_and_tar_carry_properties_from_mount_to_mount() {
     );
     assert_is_copy(&other, "from-disk.raw", &record);
 }
+
+#[test]
+fn writing_the_record_replaces_all_properties() {
+    let cloud = Cloud::open();
+    let id = cloud.image_of(json!({"name": "purged.raw", "old": "1", "kept": "2", "changed": "3"}), b"data");
+    let mount = cloud.mount("");
+    let (file, new) = (format!("{mount}/.glancefs/images/{id}.json"), mount.beside().path("new"));
+    sh!("python3 - {file} > {new} <<'END'
+import json, sys
+record = json.load(open(sys.argv[1]))
+del record['old']
+record.update(changed='x', added='y', min_ram=32, tags=['t'])
+print(json.dumps(record, indent=2))
+END
+         cat {new} > {file}");
+    let record = cloud.record(&id);
+    assert_eq!(record.get("old"), None);
+    for (key, value) in [
+        ("kept", json!("2")),
+        ("changed", json!("x")),
+        ("added", json!("y")),
+        ("min_ram", json!(32)),
+        ("tags", json!(["t"])),
+    ] {
+        assert_eq!(record[key], value, "{key}");
+    }
+    assert_eq!(parse(&sh!("cat {file}"))["added"], "y");
+    // Nothing is changed by what is no record, is cut, or asks for what cannot be.
+    assert!(
+        fails!("head -c 100 {new} > {file}; head -c 100 {new} | cp /dev/stdin {file}")
+            .contains("Invalid argument")
+    );
+    assert!(fails!("echo '{{\"size\": 1}}' | cp /dev/stdin {file}").contains("not permitted"));
+    assert_eq!(cloud.record(&id), record);
+    assert!(mount.errors().contains("size cannot be set"), "{}", mount.errors());
+    // Without any property, and with an open that only looks.
+    sh!("echo '{{}}' > {file}; exec 3<> {file}; exec 3>&-");
+    let record = cloud.record(&id);
+    assert_eq!((record.get("kept"), record.get("added"), &record["min_ram"]), (None, None, &json!(32)));
+    let reader = cloud.mount("--read-only");
+    assert!(fails!("echo '{{}}' > {reader}/.glancefs/images/{id}.json").contains("Read-only"));
+}
