@@ -14,11 +14,12 @@ use serde_json::{Map, Value};
 
 use super::draft::DraftFile;
 use super::writable::{self, BASE_IMAGE, Edit, Removal, STORE};
-use super::xattr::{PROFILE, Record};
+use super::xattr::{ATTRIBUTE, PROFILE, Record};
 use super::{ImageFs, Ino, Node, ThreadGroup, lock};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Status};
+use crate::ioctl::IMMUTABLE;
 use crate::units::ImageId;
 use crate::write::Metadata;
 
@@ -194,6 +195,33 @@ impl ImageFs {
         if !asked.is_empty() {
             lock(&self.asked).put(id.clone(), asked.clone());
         }
+    }
+
+    /// The flags that `lsattr` shows: `i` for a protected image.
+    ///
+    /// # Errors
+    /// `NotFound`, `Stale`.
+    pub async fn flags(&self, ino: Ino) -> Result<u32> {
+        let Node::Image(id) = self.node(ino)? else { return Ok(0) };
+        let protected = match self.unrecorded(&id) {
+            Some(file) => file.draft().metadata().record.get("protected") == Some(&Value::Bool(true)),
+            None => self.image(&id).await?.protected,
+        };
+        Ok(if protected { IMMUTABLE } else { 0 })
+    }
+
+    /// `chattr +i` protects an image, `chattr -i` ends that. Who may, the kernel has decided: it takes
+    /// CAP_LINUX_IMMUTABLE.
+    ///
+    /// # Errors
+    /// `NotSupported` for other flags; as [`setxattr`](Self::setxattr).
+    pub async fn set_flags(&self, ino: Ino, flags: u32) -> Result<()> {
+        if flags & !IMMUTABLE != 0 {
+            return Err(Error::new(Kind::NotSupported, "of all flags images have only i"));
+        }
+        let value: &[u8] = if flags == 0 { b"false" } else { b"true" };
+        let name = format!("{ATTRIBUTE}protected");
+        self.setxattr(ino, &name, value.to_vec(), XattrMode::Any, Caller::default()).await
     }
 
     async fn set_profile(&self, id: &ImageId, value: Vec<u8>, uid: u32) -> Result<()> {

@@ -643,7 +643,28 @@ impl Filesystem for Adapter {
                 };
                 self.answer_in_its_time("evict", number, call, reply_ioctl(reply));
             }
-            // `qemu-img info` asks for FS_IOC_FSGETXATTR, block tools for BLKSSZGET: not here.
+            ioctl::GETFLAGS => {
+                let call = async move { Ok(fs.flags(ino(number)).await?.to_ne_bytes().to_vec()) };
+                self.answer("flags", number, call, reply_ioctl(reply));
+            }
+            ioctl::FSGETXATTR => {
+                let call = async move {
+                    let flags = if fs.flags(ino(number)).await? == 0 { 0 } else { ioctl::XFLAG_IMMUTABLE };
+                    let mut answer = vec![0; ioctl::FSXATTR_LEN];
+                    answer[..4].copy_from_slice(&flags.to_ne_bytes());
+                    Ok(answer)
+                };
+                self.answer("flags", number, call, reply_ioctl(reply));
+            }
+            ioctl::SETFLAGS => {
+                let Some(flags) = input.first_chunk().map(|raw| u32::from_ne_bytes(*raw)) else {
+                    reply.error(Errno::EINVAL);
+                    return;
+                };
+                let call = async move { fs.set_flags(ino(number), flags).await.map(|()| Vec::new()) };
+                self.answer_in_its_time("set_flags", number, call, reply_ioctl(reply));
+            }
+            // Block tools ask for BLKSSZGET: not here.
             _ => reply.error(Errno::ENOTTY),
         }
     }
