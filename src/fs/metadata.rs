@@ -6,16 +6,19 @@
 //! Tools that copy files with their attributes (`cp -a`, `rsync -aX`, `tar --xattrs`) set all that they find,
 //! the id of the original included, and rsync and tar count each refusal as a failure. So from the process that
 //! wrote a file, until a minute after, what a copy cannot have is accepted without effect, as chmod is.
-//! Everybody else gets EPERM.
+//! Everybody else gets EPERM; and who was once told so, with an attribute that only Glance sets, is copying
+//! onto a file that was there before (`rsync -aX`, the second time): he gets EPERM, too, for what would rename
+//! the file, publish it or lock it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::{Map, Value};
 
 use super::draft::DraftFile;
 use super::writable::{self, BASE_IMAGE, Edit, Removal, STORE};
 use super::xattr::{ATTRIBUTE, PROFILE, Record};
-use super::{ImageFs, Ino, Node, ThreadGroup, lock};
+use super::{FRESH, ImageFs, Ino, Node, ThreadGroup, lock};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Status};
@@ -126,14 +129,14 @@ impl ImageFs {
             }
             if let Some(file) = self.unrecorded(&id).or_else(|| self.replacement(&id, caller)) {
                 let record = self.draft_record(&file);
-                let Some(act) = left_behind(act(&record), copying)? else { return Ok(()) };
+                let Some(act) = self.left_behind(act(&record), caller, copying)? else { return Ok(()) };
                 let draft = file.draft();
                 return blocking(move || draft.change_metadata(|metadata| on_draft(metadata, act, copying)))
                     .await;
             }
             let image = self.image(&id).await?;
             let record = self.record(&image).await?;
-            let Some(act) = left_behind(act(&record), copying)? else { return Ok(()) };
+            let Some(act) = self.left_behind(act(&record), caller, copying)? else { return Ok(()) };
             let has_data = matches!(image.status, Status::Active | Status::Deactivated);
             let changes = match act {
                 Act::Edit(Edit::Readable(readable), _) => {
@@ -255,6 +258,30 @@ impl ImageFs {
         writer.is_some_and(|writer| writer == caller.group)
     }
 
+    /// What remains to be done when a copy leaves behind what it cannot have.
+    fn left_behind(&self, act: Result<Act>, caller: Caller, copying: bool) -> Result<Option<Act>> {
+        match act {
+            Err(error) if error.kind() == Kind::NotPermitted => {
+                if copying {
+                    return Ok(None);
+                }
+                lock(&self.copiers).put(caller.group, Instant::now());
+                Err(error)
+            }
+            Ok(Act::Edit(edit, _)) if !edit.goes_with_a_copy() && copying => Ok(None),
+            Ok(Act::Edit(edit, _)) if !edit.goes_with_a_copy() && self.is_copier(caller) => {
+                Err(Error::new(Kind::NotPermitted, "a copy does not take this of its original"))
+            }
+            // rsync takes away what the original does not have.
+            Ok(Act::Remove(Removal::Attribute { .. })) if copying => Ok(None),
+            act => act.map(Some),
+        }
+    }
+
+    fn is_copier(&self, caller: Caller) -> bool {
+        lock(&self.copiers).get(&caller.group).is_some_and(|at| at.elapsed() < FRESH)
+    }
+
     /// The record that a file will have.
     pub(super) fn draft_record(&self, file: &DraftFile) -> Record {
         let asked = file.draft().metadata();
@@ -262,17 +289,6 @@ impl ImageFs {
         map.insert("name".into(), file.name().into());
         map.insert("status".into(), Status::Queued.as_str().into());
         Record::of_draft(map, self.layers.catalog.schema())
-    }
-}
-
-/// What remains to be done when a copy leaves behind what it cannot have.
-fn left_behind(act: Result<Act>, copying: bool) -> Result<Option<Act>> {
-    match act {
-        Err(error) if copying && error.kind() == Kind::NotPermitted => Ok(None),
-        Ok(Act::Edit(edit, _)) if copying && !edit.goes_with_a_copy() => Ok(None),
-        // rsync takes away what the original does not have.
-        Ok(Act::Remove(Removal::Attribute { .. })) if copying => Ok(None),
-        act => act.map(Some),
     }
 }
 

@@ -81,6 +81,9 @@ const FRESH: Duration = Duration::from_secs(60);
 /// the courtesy.
 const FRESH_KEPT: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
+/// Processes that copy attributes at once.
+const COPIERS_KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
 /// Images whose last failure is remembered after their last close.
 const FAILURES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
@@ -127,6 +130,8 @@ pub struct ImageFs {
     /// What was asked for reservations, until their data are sent.
     asked: Mutex<LruCache<ImageId, Metadata>>,
     turns: Turns,
+    /// Processes that set what only Glance sets, and when: they copy attributes.
+    copiers: Mutex<LruCache<Option<ThreadGroup>, Instant>>,
     /// Images that were asked for by id and are not listed, and when they were shown.
     unlisted: Mutex<LruCache<ImageId, (Arc<Image>, Instant)>>,
     events: Arc<Events>,
@@ -162,6 +167,7 @@ impl ImageFs {
             fresh: Mutex::new(LruCache::new(FRESH_KEPT)),
             asked: Mutex::new(LruCache::new(FRESH_KEPT)),
             turns: Turns::default(),
+            copiers: Mutex::new(LruCache::new(COPIERS_KEPT)),
             unlisted: Mutex::new(LruCache::new(UNLISTED_KEPT)),
             events,
             opens: OpenCounters::default(),

@@ -154,8 +154,9 @@ pub(super) fn removal(
         Some("tags") => Removal::Attribute { key: "tags", value: Value::Array(Vec::new()) },
         Some("min_disk") => Removal::Attribute { key: "min_disk", value: 0.into() },
         Some("min_ram") => Removal::Attribute { key: "min_ram", value: 0.into() },
-        Some("name") => Removal::Attribute { key: "name", value: Value::Null },
-        Some("visibility" | "protected" | "os_hidden" | "owner" | "disk_format" | "container_format") => {
+        Some(
+            "name" | "visibility" | "protected" | "os_hidden" | "owner" | "disk_format" | "container_format",
+        ) => {
             return Err(Error::new(Kind::NotPermitted, format!("{name} is always there")));
         }
         _ => return Err(refused(name, schema)),
@@ -347,6 +348,8 @@ mod tests {
             assert_eq!(refusal(name, "1"), Kind::NotSupported, "{name}");
         }
         assert!(removal("user.glance.property.a", &schema(), |_| None).is_ok());
+        // `rsync -aX` from a folder without attributes would make a file vanish.
+        assert_eq!(removal("user.glance.name", &schema(), |_| None).unwrap_err().kind(), Kind::NotPermitted);
     }
 
     #[test]

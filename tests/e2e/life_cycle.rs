@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Cloud, epoch, eventually, fails, is_root, leave_out, pattern, run, sh};
+use crate::harness::{Cloud, Mount, fails, is_root, leave_out, pattern, run, sh};
 
 #[test]
 fn protected_is_the_immutable_flag() {
@@ -38,4 +38,141 @@ fn chattr_protects() {
     assert!(fails!("chattr +a {file}").contains("not supported"));
     sh!("chattr -i {file} && rm -f {file}");
     assert!(cloud.named("chattr.raw").is_empty());
+}
+
+#[test]
+fn a_name_is_taken_over_by_mv_only_with_the_option() {
+    let cloud = Cloud::open();
+    let old = cloud.image("taken.raw", b"old");
+    let new = cloud.image_of(json!({"name": "new.raw", "os_distro": "debian"}), b"the new one");
+    let mount = cloud.mount("");
+    assert!(fails!("mv -f {mount}/new.raw {mount}/taken.raw").contains("Operation not permitted"));
+    assert!(mount.errors().contains("--allow-overwrite"));
+    sh!("mv {mount}/new.raw {mount}/moved.raw && cmp {mount}/moved.raw <(printf 'the new one')");
+    assert_eq!(cloud.record(&new)["name"], "moved.raw");
+    let mount = cloud.mount("--allow-overwrite");
+    cloud.set(&old, "protected", json!(true));
+    mount.remount();
+    assert!(fails!("mv -f {mount}/moved.raw {mount}/taken.raw").contains("Operation not permitted"));
+    assert_eq!(cloud.record(&new)["name"], "moved.raw");
+    cloud.set(&old, "protected", json!(false));
+    sh!("mv -f {mount}/moved.raw {mount}/taken.raw && cmp {mount}/taken.raw <(printf 'the new one')");
+    let record = cloud.only("taken.raw");
+    assert_eq!((&record["id"], &record["os_distro"]), (&json!(new), &json!("debian")));
+    assert_eq!(cloud.call("GET", &format!("/v2/images/{old}"), None).0, 404);
+    // RENAME_NOREPLACE.
+    cloud.image("kept.raw", b"kept");
+    mount.remount();
+    sh!("mv -n {mount}/taken.raw {mount}/kept.raw || true");
+    assert_eq!(
+        (cloud.only("kept.raw")["size"].clone(), cloud.only("taken.raw")["size"].clone()),
+        (json!(4), json!(11))
+    );
+}
+
+#[test]
+fn what_is_not_ours_is_neither_removed_nor_changed() {
+    let cloud = Cloud::keystone();
+    let id = cloud.image_of(json!({"name": "theirs.raw", "visibility": "community"}), b"theirs");
+    let mount = Mount::new(cloud.variables(Some("bob")), "--allow-delete --allow-overwrite");
+    mount.up();
+    let file = format!("{mount}/.by-id/{id}");
+    sh!("cat {file}");
+    assert!(fails!("rm -f {file}").contains("Permission denied"));
+    assert!(fails!("setfattr -n user.glance.property.a -v b {file}").contains("Permission denied"));
+    assert!(fails!("setfattr -n user.glance.status -v deactivated {file}").contains("Permission denied"));
+    // Only an administrator publishes.
+    let ours = Mount::new(cloud.variables(None), "");
+    ours.up();
+    let said = fails!("setfattr -n user.glance.visibility -v public {ours}/.by-id/{id}");
+    assert!(said.contains("Permission denied"), "{said}");
+    assert_eq!(cloud.record(&id)["visibility"], "community");
+    let admin = Mount::new(cloud.variables(Some("admin")), "");
+    admin.up();
+    sh!("setfattr -n user.glance.visibility -v public {admin}/.by-id/{id}");
+    sh!("setfattr -n user.glance.owner -v somebody {admin}/.by-id/{id}");
+    let record = cloud.record(&id);
+    assert_eq!((&record["visibility"], &record["owner"]), (&json!("public"), &json!("somebody")));
+}
+
+#[test]
+fn an_overwrite_keeps_name_and_properties_and_removes_the_old_image_after() {
+    let cloud = Cloud::open();
+    let old = cloud.image_of(
+        json!({"name": "golden.raw", "os_distro": "debian", "tags": ["golden"], "min_ram": 64, "protected": false}),
+        &pattern(92, 200_000),
+    );
+    let mount = cloud.mount("--allow-overwrite");
+    let from = mount.beside().file("new", pattern(93, 300_001));
+    let careful = cloud.mount("");
+    assert!(fails!("cp {from} {careful}/golden.raw").contains("Operation not permitted"));
+    sh!("cp {from} {mount}/golden.raw && cmp {from} {mount}/golden.raw");
+    let record = cloud.only("golden.raw");
+    assert_eq!(
+        (&record["os_distro"], &record["tags"], &record["min_ram"], &record["size"]),
+        (&json!("debian"), &json!(["golden"]), &json!(64), &json!(300_001))
+    );
+    assert_ne!(record["id"], json!(old));
+    assert_eq!(cloud.call("GET", &format!("/v2/images/{old}"), None).0, 404);
+    // With cp -a, from another mount, its properties come along.
+    cloud.image_of(json!({"name": "newer.raw", "os_distro": "ubuntu", "os_version": "26"}), b"newer");
+    let there = cloud.mount("");
+    sh!("cp -a {there}/newer.raw {mount}/golden.raw");
+    let record = cloud.only("golden.raw");
+    assert_eq!(
+        (&record["os_distro"], &record["os_version"], &record["min_ram"]),
+        (&json!("ubuntu"), &json!("26"), &json!(0))
+    );
+}
+
+#[test]
+fn an_image_is_deactivated_and_reactivated() {
+    let cloud = Cloud::open();
+    let id = cloud.image("withdrawn.raw", b"withdrawn");
+    let mount = cloud.mount("");
+    let file = mount.path("withdrawn.raw");
+    sh!("setfattr -n user.glance.status -v deactivated {file}");
+    assert_eq!(cloud.record(&id)["status"], "deactivated");
+    assert!(fails!("cat {file}").contains("Permission denied"));
+    assert_eq!(mount.xattr("withdrawn.raw", "user.glance.status"), "deactivated");
+    sh!("setfattr -n user.glance.property.why -v 'a hole' {file}");
+    sh!("setfattr -n user.glance.status -v active {file} && cmp {file} <(printf withdrawn)");
+    assert_eq!(cloud.record(&id)["status"], "active");
+    assert!(fails!("setfattr -n user.glance.status -v queued {file}").contains("Invalid argument"));
+    assert!(fails!("setfattr -x user.glance.status {file}").contains("not permitted"));
+}
+
+#[test]
+fn tools_that_set_mode_owner_and_times_end_well() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("--allow-overwrite");
+    let beside = mount.beside();
+    let folder = beside.path("folder");
+    sh!("mkdir {folder}; for i in 1 2 3; do head -c 100k /dev/urandom > {folder}/tool-$i.raw; done
+         chmod 0600 {folder}/tool-1.raw; touch -d 2001-02-03 {folder}/tool-2.raw
+         tar -C {folder} -cf {beside}/archive.tar .");
+    for (number, line) in [
+        format!("cp -p {folder}/tool-1.raw {mount}/tool-1.raw"),
+        format!("cp -a {folder}/. {mount}/"),
+        format!("install -m 0755 {folder}/tool-1.raw {mount}/tool-installed.raw"),
+        format!("rsync -a {folder}/ {mount}/"),
+        format!("rsync -aX --filter='-x! user.glance.property.*' {folder}/ {mount}/"),
+        format!("tar -C {mount} --transform s/tool/from-tar/ -xf {beside}/archive.tar"),
+        format!("tar -C {mount} --xattrs --overwrite -xpf {beside}/archive.tar"),
+        format!("mv {folder}/tool-3.raw {mount}/tool-moved.raw"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let outcome = run(&line);
+        assert!(outcome.succeeded() && outcome.stderr.is_empty(), "{number}: {outcome}");
+    }
+    sh!("cmp {folder}/tool-2.raw {mount}/tool-2.raw");
+    assert_eq!(sh!("stat -c %a {mount}/tool-installed.raw"), "644");
+    assert_eq!(cloud.only("tool-1.raw")["visibility"], "shared", "modes say nothing of who sees an image");
+    // What is older than that takes none of it.
+    cloud.image("settled.raw", b"settled");
+    mount.remount();
+    assert!(fails!("chmod 0600 {mount}/settled.raw").contains("Operation not permitted"));
+    assert!(fails!("touch -d 2001-02-03 {mount}/settled.raw").contains("Operation not permitted"));
 }

@@ -307,3 +307,30 @@ END
     let reader = cloud.mount("--read-only");
     assert!(fails!("echo '{{}}' > {reader}/.glancefs/images/{id}.json").contains("Read-only"));
 }
+
+#[test]
+fn a_second_rsync_with_attributes_changes_nothing_but_properties() {
+    let (cloud, other) = (Cloud::open(), Cloud::new("none", ""));
+    let id =
+        cloud.image_of(json!({"name": "twice.raw", "visibility": "public", "a": "1", "b": "2"}), b"twice");
+    let (from, to) = (cloud.mount(""), other.mount(""));
+    sh!("rsync -aX {from}/twice.raw {to}/again.raw");
+    cloud.set(&id, "a", json!("changed"));
+    from.remount();
+    // What it finds there is none of its own: without a filter it says what it cannot set, and does no harm.
+    let said = fails!("rsync -aX --size-only {from}/twice.raw {to}/again.raw");
+    assert!(said.contains("Operation not permitted"), "{said}");
+    let record = other.only("again.raw");
+    assert_eq!(
+        (&record["a"], &record["b"], &record["visibility"]),
+        (&json!("changed"), &json!("2"), &json!("shared"))
+    );
+    // Nor from a folder without any attributes.
+    let plain = to.beside().file("plain", "twice");
+    fails!("rsync -aX --size-only {plain} {to}/again.raw");
+    assert_eq!(other.only("again.raw").get("a"), None);
+    cloud.set(&id, "b", json!("new"));
+    from.remount();
+    sh!("rsync -aX --size-only --filter='-x! user.glance.property.*' {from}/twice.raw {to}/again.raw");
+    assert_eq!(other.only("again.raw")["b"], "new");
+}
