@@ -235,6 +235,11 @@ pub struct AccessArguments {
     #[arg(long)]
     pub allow_overwrite: bool,
 
+    /// Keep modification times that are set, in the property glancefs_mtime, and show them instead of the time of
+    /// creation: a second rsync -a then sends nothing.
+    #[arg(long)]
+    pub keep_times: bool,
+
     /// Let other users in; the kernel then checks owner and permission bits.
     #[arg(long)]
     pub allow_other: bool,

@@ -208,6 +208,7 @@ fn access_config(
         allow_delete: access.allow_delete,
         allow_overwrite: access.allow_overwrite,
         patience,
+        keep_times: access.keep_times,
     })
 }
 

@@ -165,4 +165,6 @@ pub struct AccessConfig {
     pub allow_overwrite: bool,
     /// How long a change of metadata may wait for its turn (`--timeout`).
     pub patience: Duration,
+    /// A modification time that is set is kept in a property of the image and shown.
+    pub keep_times: bool,
 }

@@ -41,6 +41,7 @@ struct State {
     /// Who opened it for writing last.
     opener: Option<ThreadGroup>,
     recorded: bool,
+    kept_mtime: Option<SystemTime>,
     /// Created as `qemu-img` does: by whom, and how often opened again since.
     stepwise: Option<(Option<ThreadGroup>, u32)>,
     /// Somebody waits for the end of its process.
@@ -59,6 +60,7 @@ impl DraftFile {
             writers: 0,
             opener: None,
             recorded: intent.reserved,
+            kept_mtime: None,
             stepwise: stepwise.map(|group| (group, 0)),
             watched: false,
             orphaned: false,
@@ -126,6 +128,16 @@ impl DraftFile {
         let mut state = self.state();
         state.writers = state.writers.saturating_sub(1);
         state.writers == 0
+    }
+
+    /// The modification time that was set.
+    pub(super) fn kept_mtime(&self) -> Option<SystemTime> {
+        self.state().kept_mtime
+    }
+
+    /// Sets that.
+    pub(super) fn keep_mtime(&self, mtime: SystemTime) {
+        self.state().kept_mtime = Some(mtime);
     }
 
     /// Who opened it for writing last.

@@ -184,7 +184,7 @@ impl ImageFs {
             }
             Node::Image(id) => {
                 if let Some(file) = self.draft(id) {
-                    return Ok(self.attributes.draft(ino, file.draft().size(), file.since));
+                    return Ok(self.attributes.draft(ino, &file));
                 }
                 if let Some(image) = self.known_image(id) {
                     return Ok(self.attributes.image(ino, &image));
@@ -205,9 +205,7 @@ impl ImageFs {
     pub async fn getattr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr> {
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
         match handle.as_deref() {
-            Some(Handle::Draft(open)) if open.file.is_open() => {
-                Ok(self.attributes.draft(ino, open.file.draft().size(), open.file.since))
-            }
+            Some(Handle::Draft(open)) if open.file.is_open() => Ok(self.attributes.draft(ino, &open.file)),
             Some(Handle::Image { image, .. }) => Ok(self.attributes.image(ino, image)),
             Some(Handle::Record(record)) => Ok(self.attributes.record(ino, record.size())),
             _ => {

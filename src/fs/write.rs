@@ -2,9 +2,10 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+use serde_json::Value;
 use tracing::{info, warn};
 
 use super::closing::{self, Decision, Watch};
@@ -17,7 +18,7 @@ use super::{
 use crate::blocking::blocking;
 use crate::catalog::names;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Image, Status};
+use crate::glance::{Change, Image, KEPT_MTIME, Status, time_text};
 use crate::units::ImageId;
 use crate::write::{Draft, Intent, Metadata};
 
@@ -34,6 +35,8 @@ pub struct NewAttributes {
     pub gid: Option<u32>,
     /// utimensat(2) of mtime or atime.
     pub times: bool,
+    /// The mtime of it.
+    pub mtime: Option<SystemTime>,
 }
 
 impl ImageFs {
@@ -224,7 +227,7 @@ impl ImageFs {
             _ => None,
         };
         let now = match &file {
-            Some(file) if file.is_open() => self.attributes.draft(ino, file.draft().size(), file.since),
+            Some(file) if file.is_open() => self.attributes.draft(ino, file),
             _ => self.getattr(ino, None).await?,
         };
         if let Some(size) = new.size.filter(|size| *size != now.size) {
@@ -233,6 +236,14 @@ impl ImageFs {
             })?;
             let draft = file.draft();
             blocking(move || draft.truncate(size)).await?;
+        }
+        if let (true, Some(mtime), Node::Image(id)) = (self.access.keep_times, new.mtime, self.node(ino)?) {
+            self.keep_mtime(&id, file.as_deref(), mtime).await?;
+            let now = match &file {
+                Some(file) if file.is_open() => self.attributes.draft(ino, file),
+                _ => self.getattr(ino, None).await?,
+            };
+            return Ok(now);
         }
         // `tar -x` and `cp -a dir/. mnt/` set the times of the root directory last.
         let changes = (new.times && now.kind != FileKind::Directory)
@@ -244,9 +255,27 @@ impl ImageFs {
             return Err(Error::new(Kind::NotPermitted, text));
         }
         match file {
-            Some(file) if file.is_open() => Ok(self.attributes.draft(ino, file.draft().size(), file.since)),
+            Some(file) if file.is_open() => Ok(self.attributes.draft(ino, &file)),
             _ => Ok(now),
         }
+    }
+
+    /// Keeps a modification time in the property for it.
+    async fn keep_mtime(&self, id: &ImageId, file: Option<&DraftFile>, mtime: SystemTime) -> Result<()> {
+        let value = Value::from(time_text(mtime)?);
+        if let Some(file) = file.filter(|file| file.is_open()) {
+            file.keep_mtime(mtime);
+            let (draft, value) = (file.draft(), value.clone());
+            if !file.is_recorded() {
+                let keep = move |metadata: &mut Metadata| {
+                    metadata.record.insert(KEPT_MTIME.to_owned(), value);
+                    Ok(())
+                };
+                return blocking(move || draft.change_metadata(keep)).await;
+            }
+        }
+        let turn = self.turn(id).await?;
+        self.change(id, &[Change::Set { key: KEPT_MTIME.to_owned(), value }], &turn).await.map(drop)
     }
 
     /// Created through this mount a moment ago.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Kind, Result};
-use crate::glance::{SECRET_KEYS, Schema};
+use crate::glance::{KEPT_MTIME, SECRET_KEYS, Schema};
 
 /// Attributes of the Image API.
 pub(super) const ATTRIBUTE: &str = "user.glance.";
@@ -62,9 +62,11 @@ impl Record {
         fitting(PROPERTY, key)
     }
 
-    /// The names of all that are not null.
+    /// The names of all that are not null. A kept time is not among them: who copies attributes copies times as
+    /// times, and rsync would remove it where the original has none.
     pub(super) fn names(&self) -> Vec<String> {
-        self.shown().map(|(name, _)| name).collect()
+        let kept = fitting(PROPERTY, KEPT_MTIME);
+        self.shown().map(|(name, _)| name).filter(|name| *name != kept).collect()
     }
 
     /// The key that is shown under this name.

@@ -234,10 +234,14 @@ impl Filesystem for Adapter {
         let times = atime.is_some() || mtime.is_some();
         // The mask leaves what fits 16 bits.
         let mode = mode.map(|mode| (mode & 0o7777) as u16);
-        let new = NewAttributes { size, mode, uid, gid, times };
+        let mtime = mtime.map(|time| match time {
+            TimeOrNow::SpecificTime(time) => time,
+            TimeOrNow::Now => SystemTime::now(),
+        });
+        let new = NewAttributes { size, mode, uid, gid, times, mtime };
         let fs = Arc::clone(&self.fs);
         let call = async move { fs.setattr(ino(number), open.map(handle), new).await };
-        self.answer("setattr", number, call, reply_attr(reply));
+        self.answer_in_its_time("setattr", number, call, reply_attr(reply));
     }
 
     fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {

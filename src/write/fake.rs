@@ -88,6 +88,7 @@ fn record(id: &ImageId, name: &str) -> Image {
         hash: None,
         protected: false,
         stores: None,
+        kept_mtime: None,
         record: "{}".into(),
     }
 }

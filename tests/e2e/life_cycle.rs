@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Cloud, Mount, fails, is_root, leave_out, pattern, run, sh};
+use crate::harness::{Cloud, Mount, epoch, fails, is_root, leave_out, pattern, run, sh};
 
 #[test]
 fn protected_is_the_immutable_flag() {
@@ -175,4 +175,40 @@ fn tools_that_set_mode_owner_and_times_end_well() {
     mount.remount();
     assert!(fails!("chmod 0600 {mount}/settled.raw").contains("Operation not permitted"));
     assert!(fails!("touch -d 2001-02-03 {mount}/settled.raw").contains("Operation not permitted"));
+}
+
+#[test]
+fn with_keep_times_a_second_rsync_sends_nothing() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("--keep-times");
+    let folder = mount.beside().path("folder");
+    sh!(
+        "mkdir {folder}; for i in 1 2 3; do head -c 100k /dev/urandom > {folder}/kept-$i.raw; done
+         touch -d '2001-02-03 04:05:06.123456789Z' {folder}/kept-1.raw; touch -d 1969-12-31 {folder}/kept-2.raw"
+    );
+    sh!("rsync -a {folder}/ {mount}/");
+    let uploads = cloud.requests("PUT").len();
+    let again = || sh!("rsync -ai --modify-window=-1 {folder}/ {mount}/ | grep -c kept || true");
+    assert_eq!(again(), "0");
+    mount.remount();
+    assert_eq!(again(), "0");
+    assert_eq!(cloud.requests("PUT").len(), uploads);
+    assert_eq!(cloud.only("kept-1.raw")["glancefs_mtime"], "2001-02-03T04:05:06.123456789Z");
+    assert_eq!(sh!("stat -c %.9Y {mount}/kept-1.raw"), sh!("stat -c %.9Y {folder}/kept-1.raw"));
+    // Also by cp -p and tar, before and after the data; another mount shows when the image was made.
+    sh!(
+        "cp -p {folder}/kept-1.raw {mount}/kept-cp.raw; tar -C {folder} -c kept-1.raw | tar -C {mount} --transform s/1/tar/ -x"
+    );
+    for name in ["kept-cp.raw", "kept-tar.raw"] {
+        assert_eq!(sh!("stat -c %Y {mount}/{name}"), "981173106");
+    }
+    sh!("touch -d @1000000000 {mount}/kept-3.raw");
+    assert_eq!(cloud.only("kept-3.raw")["glancefs_mtime"], "2001-09-09T01:46:40Z");
+    let usual = cloud.mount("");
+    let made = epoch(&cloud.only("kept-3.raw")["created_at"]).to_string();
+    assert_eq!(sh!("stat -c %Y {usual}/kept-3.raw"), made);
+    assert!(
+        !sh!("getfattr -d {mount}/kept-3.raw").contains("mtime"),
+        "who copies attributes copies times as times"
+    );
 }
