@@ -138,6 +138,16 @@ pub struct CloudArguments {
     #[arg(long)]
     pub insecure: bool,
 
+    /// List hidden images (os_hidden), too.
+    #[arg(long)]
+    pub hidden: bool,
+
+    /// List images of these visibilities only: public, private, shared, community or all, separated by commas
+    /// [default: what Glance lists: the project's own, public ones, and accepted shared ones]. Others can still be
+    /// opened below .by-id.
+    #[arg(long, value_name = "WHICH")]
+    pub visibility: Option<String>,
+
     /// How long the list of images is believed before it is fetched again.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::parse_duration)]
     pub metadata_ttl: Duration,

@@ -11,8 +11,8 @@ use url::Url;
 use super::args::{AccessArguments, CloudArguments, LocalArguments, MountArguments};
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
-    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig,
-    SpoolConfig, memory, paths,
+    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig, Shown,
+    SpoolConfig, Visibility, memory, paths,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -42,6 +42,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     let cloud = &arguments.cloud;
     in_bounds("--metadata-ttl", cloud.metadata_ttl, Duration::from_millis(100), LONGEST_TTL)?;
     let catalog = CatalogConfig { ttl: cloud.metadata_ttl, allow_stale: cloud.allow_stale };
+    let shown = shown(cloud)?;
     let access = access_config(&arguments.access, environment, http.timeout)?;
     Ok(Config {
         mountpoint,
@@ -49,6 +50,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         log_file,
         auth,
         http,
+        shown,
         catalog,
         cache,
         spool,
@@ -56,6 +58,31 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         passthrough: arguments.local.passthrough,
         prefetch: arguments.local.prefetch,
     })
+}
+
+fn shown(cloud: &CloudArguments) -> Result<Shown> {
+    let words = cloud.visibility.iter().flat_map(|words| words.split(',')).map(str::trim);
+    let known =
+        [Visibility::Public, Visibility::Private, Visibility::Shared, Visibility::Community, Visibility::All];
+    let visibility = |word: &str| {
+        let found = known.into_iter().find(|visibility| visibility.as_str() == word);
+        found.ok_or_else(|| {
+            wrong(format!(
+                "--visibility {word:?} is not known: use public, private, shared, community or all"
+            ))
+        })
+    };
+    let mut visibilities = Vec::new();
+    for found in words.filter(|word| !word.is_empty()).map(visibility) {
+        let found = found?;
+        if !visibilities.contains(&found) {
+            visibilities.push(found);
+        }
+    }
+    if visibilities.contains(&Visibility::All) {
+        visibilities = vec![Visibility::All];
+    }
+    Ok(Shown { visibilities, hidden: cloud.hidden })
 }
 
 fn auth_config(cloud: &CloudArguments, environment: &Environment) -> Result<AuthConfig> {

@@ -26,6 +26,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// How requests are made.
     pub http: HttpConfig,
+    /// Which images are listed.
+    pub shown: Shown,
     /// How the list of images is kept.
     pub catalog: CatalogConfig,
     /// Where and how much is cached.
@@ -105,6 +107,44 @@ pub struct HttpConfig {
     /// Downloads of image data open at once (`source`), and as many uploads: they are counted apart, since
     /// an upload may take hours and must not keep readers waiting. Default 8.
     pub max_connections: usize,
+}
+
+/// Which images are listed, besides being visible to the project.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Only images of these visibilities; none given: what Glance lists by itself, which is our own, the public
+    /// ones, and those that were shared with us and accepted.
+    pub visibilities: Vec<Visibility>,
+    /// Hidden images (`os_hidden`) as well.
+    pub hidden: bool,
+}
+
+/// Who sees an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visibility {
+    /// Everybody.
+    Public,
+    /// Its project.
+    Private,
+    /// Its project and members.
+    Shared,
+    /// Everybody who asks for it.
+    Community,
+    /// Whatever it is.
+    All,
+}
+
+impl Visibility {
+    /// As Glance writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Private => "private",
+            Self::Shared => "shared",
+            Self::Community => "community",
+            Self::All => "all",
+        }
+    }
 }
 
 /// How the list of images is kept.

@@ -124,8 +124,11 @@ impl Session {
 async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>, Uploads)> {
     let logins = LastLogins { folder: cache.logins_folder(), allow_stale: config.catalog.allow_stale };
     let auth = Auth::connect(&config.auth, &config.http, Some(&logins)).await?;
-    let service: Arc<dyn ImageService> = Arc::new(Glance::new(auth, &config.http)?);
-    let saved_at = cache.catalog_file(service.cloud_key(), service.project_id());
+    let glance = Glance::new(auth, &config.http)?.showing(&config.shown);
+    // Mounts that list other images save other lists.
+    let list = format!("{}{}", glance.cloud_key(), glance.view_key());
+    let service: Arc<dyn ImageService> = Arc::new(glance);
+    let saved_at = cache.catalog_file(&list, service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::new(service.clone(), &config.http);
     let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?;

@@ -95,7 +95,7 @@ impl State {
         let images: Vec<_> = images.into_iter().skip(from).take(size).collect();
         let end = from + images.len();
         let next = if self.circular { page(1) } else { page(end).filter(|_| end < all) };
-        Ok(Page { images, next })
+        Ok(Page { images, next, next_view: None })
     }
 
     /// The time of the next change of a record.

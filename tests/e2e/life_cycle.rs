@@ -212,3 +212,40 @@ fn with_keep_times_a_second_rsync_sends_nothing() {
         "who copies attributes copies times as times"
     );
 }
+
+#[test]
+fn hidden_and_community_images_are_listed_when_asked_for() {
+    let cloud = Cloud::keystone();
+    let image = |name: &str, record: serde_json::Value| {
+        let mut whole = json!({"name": name});
+        whole.as_object_mut().unwrap().extend(record.as_object().unwrap().clone());
+        cloud.image_of(whole, name.as_bytes())
+    };
+    let hidden = image("shown-hidden.raw", json!({"os_hidden": true}));
+    image("shown-community.raw", json!({"visibility": "community"}));
+    image("shown-private.raw", json!({"visibility": "private"}));
+    image("shown-both.raw", json!({"visibility": "community", "os_hidden": true}));
+    let as_user = |user: &str, options: &str| {
+        let mount = Mount::new(cloud.variables(Some(user)), options);
+        mount.up();
+        let names: Vec<_> = mount.names().into_iter().filter(|name| name.starts_with("shown-")).collect();
+        (mount, names)
+    };
+    let (usual, names) = as_user("alice", "");
+    assert_eq!(names, ["shown-community.raw", "shown-private.raw"], "her own");
+    assert!(fails!("cat {usual}/shown-hidden.raw").contains("No such file"));
+    sh!("cat {usual}/.by-id/{hidden}");
+    let (with_hidden, names) = as_user("alice", "--hidden");
+    assert_eq!(names, ["shown-both.raw", "shown-community.raw", "shown-hidden.raw", "shown-private.raw"]);
+    assert_eq!(with_hidden.read("shown-hidden.raw"), b"shown-hidden.raw");
+    // A new one is found by its name, before the list is fetched again.
+    image("shown-later.raw", json!({"os_hidden": true}));
+    assert_eq!(with_hidden.read("shown-later.raw"), b"shown-later.raw");
+    assert_eq!(as_user("bob", "").1, Vec::<String>::new());
+    assert_eq!(as_user("bob", "--visibility public,community").1, ["shown-community.raw"]);
+    assert_eq!(as_user("bob", "--visibility all --hidden").1, ["shown-both.raw", "shown-community.raw"]);
+    let (_private, names) = as_user("alice", "--visibility private");
+    assert_eq!(names, ["shown-private.raw"]);
+    let wrong = Mount::new(cloud.variables(None), "--visibility secret").try_up().expect_failure();
+    assert!(wrong.contains("--visibility \"secret\"") && wrong.contains("community"), "{wrong}");
+}
