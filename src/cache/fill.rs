@@ -15,15 +15,14 @@ use super::transfer;
 /// The wait before memory or a connection is asked for again: long enough to cost nothing, short beside
 /// a request to a distant server.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Streams that a fill waits for in all. One brings everything, unless the disk was too slow to keep it.
-const STREAMS: u32 = 2;
 
 impl CachedImage {
     /// Brings what is missing of `runs`, in their order, with up to `at_once` requests under way.
     ///
     /// It takes no connection and no memory that a reader could use, and waits for both as long as
     /// it must. Dropping the future ends it; what was asked for by then still arrives. What the disk could
-    /// not keep is not asked for again: see [`CachedImage::cached_bytes`].
+    /// not keep is not asked for again: see [`CachedImage::cached_bytes`]. Of an image that comes as one stream
+    /// it brings nothing: that would be all of it.
     ///
     /// # Errors
     /// Those of the source; `Integrity` when the whole image did not match its hash.
@@ -34,18 +33,7 @@ impl CachedImage {
         let piece = (self.piece() as u64).min(self.memory_limit() / 8 / BLOCK_SIZE);
         let pieces: Vec<_> = runs.iter().flat_map(|run| cut(*run, piece)).collect();
         let begun = stream::iter(pieces).map(|blocks| self.bring(blocks)).buffer_unordered(at_once.max(1));
-        begun.try_for_each(|()| std::future::ready(Ok(()))).await?;
-        for _ in 0..STREAMS {
-            let absent = |block: &BlockIndex| !self.has(*block);
-            let Some(last) = runs.iter().rev().find_map(|run| run.iter().rev().find(absent)) else { break };
-            if !self.is_streamed() {
-                break;
-            }
-            // Whoever waits for the last block keeps the stream going.
-            let range = last.bytes(self.size());
-            self.read(range, range).await?;
-        }
-        Ok(())
+        begun.try_for_each(|()| std::future::ready(Ok(()))).await
     }
 
     /// Brings what is missing of `blocks`, unless the image turns out to come as a stream.

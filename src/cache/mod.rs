@@ -11,6 +11,8 @@
 //! only taken on threads that may wait.
 
 mod adopt;
+mod arrival;
+mod demand;
 mod disk;
 mod fill;
 mod flight;
@@ -40,7 +42,7 @@ use crate::config::CacheConfig;
 use crate::error::Result;
 use crate::metrics::CacheCounters;
 use crate::source::Source;
-use crate::units::{BLOCK_SIZE, BlockRange};
+use crate::units::{BLOCK_SIZE, BlockRange, ImageId};
 
 use self::disk::DiskImage;
 use self::disk::buffers::Buffers;
@@ -53,8 +55,9 @@ use self::follow::Follower;
 use self::memory::Memory;
 use self::writer::Writer;
 
+pub use self::demand::Found;
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
-pub use self::image::{Backing, CachedImage, Found};
+pub use self::image::{Backing, CachedImage};
 pub use self::verify::Mismatch;
 pub use self::whole::{Evicted, Holding, Usage};
 
@@ -66,6 +69,8 @@ const STAMP_PERIOD: Duration = Duration::from_secs(60);
 const SHUT_DOWN_LIMIT: Duration = Duration::from_secs(10);
 /// Mismatches that a slow listener may be behind.
 const MISMATCHES_KEPT: usize = 64;
+/// Proofs kept for whom they interest; one that is missed costs a little memory for a while.
+const PROOFS_KEPT: usize = 64;
 
 /// Images that are verified at the same time: half of the cores, since a reader waits for each, and no
 /// more than four, since each reads its copy from disk where it is not in the page cache.
@@ -98,6 +103,8 @@ struct Core {
     images: Mutex<HashMap<Key, Weak<CachedImage>>>,
     counters: CacheCounters,
     mismatches: broadcast::Sender<Mismatch>,
+    /// Images of which the whole was proven just now.
+    proofs: broadcast::Sender<ImageId>,
 }
 
 impl Cache {
@@ -122,6 +129,7 @@ impl Cache {
             images: Mutex::default(),
             counters: CacheCounters::default(),
             mismatches: broadcast::Sender::new(MISMATCHES_KEPT),
+            proofs: broadcast::Sender::new(PROOFS_KEPT),
             runtime,
         });
         core.runtime.spawn(write_stamps_now_and_then(Arc::downgrade(&core)));
@@ -202,6 +210,11 @@ impl Cache {
     /// the kernel's page cache, must drop them.
     pub fn mismatches(&self) -> broadcast::Receiver<Mismatch> {
         self.core.mismatches.subscribe()
+    }
+
+    /// Images of which the whole matches its hash, from now on.
+    pub fn proofs(&self) -> broadcast::Receiver<ImageId> {
+        self.core.proofs.subscribe()
     }
 
     /// What the cache did so far.

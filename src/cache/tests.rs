@@ -534,20 +534,19 @@ async fn a_fill_brings_just_what_is_missing_of_its_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fill_of_an_image_without_ranges_is_one_stream() {
+async fn a_fill_of_parts_begins_no_stream_of_everything() {
     let dir = tempfile::tempdir().unwrap();
     let cache = open(dir.path());
     let source = FakeSource::new(1, 8 * MIB);
     source.set(|behaviour| behaviour.ranges = false);
     let image = cache.image(&unhashed(1, 8 * MIB), source.clone());
     image.acquire();
-    image.fill(vec![BlockRange::of_image(8 * MIB)], 3).await.unwrap();
-    eventually("all of it", || image.cached_bytes() == 8 * MIB).await;
-    assert!(
-        source.asked().iter().filter(|range| range.len() == 8 * MIB).count() <= 1,
-        "{:?}",
-        source.asked()
-    );
+    let part = ByteRange::at(MIB, MIB);
+    for _ in 0..2 {
+        image.fill(vec![part.blocks()], 3).await.unwrap();
+    }
+    assert_eq!(source.asked(), [part], "once, to learn that there are no ranges");
+    assert_eq!(read(&image, part).await, pattern(1, part), "who reads gets his stream");
 }
 
 #[tokio::test(flavor = "multi_thread")]

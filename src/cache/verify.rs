@@ -59,7 +59,10 @@ pub(super) async fn run(image: Arc<CachedImage>, disk: Arc<DiskImage>) {
         match outcome {
             Ok(Ok(Outcome::Proven)) => {
                 tracing::debug!(image = %image.identity().image, "verified");
-                return image.set_check(Check::Idle, None);
+                image.set_check(Check::Idle, None);
+                // Nobody listening is fine.
+                let _ = image.core().proofs.send(image.identity().image.clone());
+                return;
             }
             Ok(Ok(Outcome::Disturbed)) => tokio::time::sleep(PAUSE).await,
             Ok(Ok(Outcome::Mismatch { found, wanted })) => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
-use crate::units::{BlockRange, ByteSize, human_bytes};
+use crate::units::{BlockIndex, BlockRange, ByteSize, human_bytes};
 
 use super::disk::evict::evict_image;
 use super::image::CachedImage;
@@ -17,6 +17,8 @@ use super::{Cache, ContentIdentity, Verified, verify};
 /// Times that what the disk did not keep is brought again: it was busy for a moment, or another process
 /// needed the room. A disk that keeps nothing three times over is not worth a fourth download.
 const ROUNDS: u32 = 3;
+/// Streams that are waited for in one round. One brings everything, unless the disk was too slow to keep it.
+const STREAMS: u32 = 2;
 /// Between two looks at something that others bring about: short for a person, long for a processor.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the disk may take for what is queued for it: 64 MiB at 1 MB/s.
@@ -76,6 +78,7 @@ impl CachedImage {
         self.fits().await?;
         for _ in 0..ROUNDS {
             self.fill(vec![all], at_once).await?;
+            self.stream(all).await?;
             // What others had asked for already comes with their transfers, each of which has an end.
             for block in all.iter() {
                 while !disk.has(block) && self.is_on_its_way(block) {
@@ -114,6 +117,18 @@ impl CachedImage {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Brings what is missing of an image that comes as one stream; of another, nothing.
+    async fn stream(&self, all: BlockRange) -> Result<()> {
+        for _ in 0..STREAMS {
+            let absent = |block: &BlockIndex| !self.has(*block);
+            let Some(last) = all.iter().rev().find(absent).filter(|_| self.is_streamed()) else { break };
+            // Whoever waits for the last block keeps the stream going.
+            let range = last.bytes(self.size());
+            self.read(range, range).await?;
+        }
+        Ok(())
     }
 
     /// It is no larger than what the cache may hold.

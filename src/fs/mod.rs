@@ -225,7 +225,12 @@ impl ImageFs {
     /// An image turned out not to match its hash: the kernel must drop what it holds of it.
     pub fn mismatched(&self, mismatch: &Mismatch) -> Invalidation {
         self.note_failure(&mismatch.image, &mismatch.what);
-        Invalidation::Data(lock(&self.inodes).number(&Node::Image(mismatch.image.clone())))
+        Invalidation::Data(self.ino_of(&mismatch.image))
+    }
+
+    /// The inode of an image.
+    pub fn ino_of(&self, image: &ImageId) -> Ino {
+        lock(&self.inodes).number(&Node::Image(image.clone()))
     }
 
     /// An act that wants an option: without it one log line says which.

@@ -10,6 +10,9 @@ use tracing::{debug, warn};
 use crate::cache::Mismatch;
 use crate::catalog::{Changed, Snapshot};
 use crate::fs::{ImageFs, Invalidation};
+use crate::units::ImageId;
+
+use super::passthrough::Passthrough;
 
 /// Runs until the mount ends. Notifications are blocking writes that may wait for a lock which the
 /// kernel holds until one of our replies: they are never made by a thread that replies.
@@ -19,6 +22,8 @@ pub(super) async fn run(
     mut listings: Receiver<Changed>,
     mut operations: Receiver<Invalidation>,
     mut mismatches: Receiver<Mismatch>,
+    mut proofs: Receiver<ImageId>,
+    passthrough: Arc<Passthrough>,
 ) {
     let mut shown: Arc<Snapshot> = fs.list();
     loop {
@@ -50,6 +55,12 @@ pub(super) async fn run(
                     warn!(missed, "the kernel may hold data of images that do not match their hash");
                     continue;
                 }
+                Err(RecvError::Closed) => return,
+            },
+            proof = proofs.recv() => match proof {
+                Ok(image) => passthrough.outdated_pages(&image).into_iter().collect(),
+                // The next open drops its pages.
+                Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return,
             },
         };

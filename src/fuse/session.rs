@@ -63,7 +63,7 @@ impl Session {
         let (ended_sender, ended) = channel();
         let listings = catalog.subscribe();
         let operations = fs.subscribe();
-        let mismatches = cache.mismatches();
+        let (mismatches, proofs) = (cache.mismatches(), cache.proofs());
         let passthrough = Arc::new(Passthrough::new(Arc::clone(&fs), config.passthrough));
         let adapter = Adapter::new(
             Arc::clone(&fs),
@@ -75,7 +75,10 @@ impl Session {
         let session = fuser::Session::new(adapter, &config.mountpoint, &mount_options(config, &catalog));
         let session = session.map_err(|error| cannot_mount(&config.mountpoint, error))?;
         let background = session.spawn().map_err(|error| cannot_mount(&config.mountpoint, error))?;
-        runtime.spawn(invalidate::run(fs, background.notifier(), listings, operations, mismatches));
+        let notifier = background.notifier();
+        let telling =
+            invalidate::run(fs, notifier, listings, operations, mismatches, proofs, Arc::clone(&passthrough));
+        runtime.spawn(telling);
         runtime.spawn(passthrough::sweep_now_and_then(passthrough));
         raise_read_ahead(&config.mountpoint);
         Ok(Self {

@@ -31,6 +31,17 @@ async fn a_complete_image_is_on_disk_and_each_byte_came_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_without_ranges_comes_as_one_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let source = FakeSource::new(1, 8 * MIB);
+    source.set(|behaviour| behaviour.ranges = false);
+    cache.image(&unhashed(1, 8 * MIB), source.clone()).complete(AT_ONCE).await.unwrap();
+    let streams = source.asked().iter().filter(|range| range.len() == 8 * MIB).count();
+    assert_eq!(streams, 1, "{:?}", source.asked());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_without_bytes_or_without_a_hash_is_complete_without_a_proof() {
     let dir = tempfile::tempdir().unwrap();
     let cache = open(dir.path());
