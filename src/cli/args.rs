@@ -56,6 +56,14 @@ pub enum ProfileCommand {
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Store the boot profile of an image in the property glancefs_profile of the image.
+    ///
+    /// Mounts that have none of their own use it. Whoever may change the image may publish; to take it back:
+    /// setfattr -x user.glance.property.glancefs_profile PATH.
+    Publish {
+        /// The image, on a mount.
+        path: PathBuf,
+    },
     /// Take over the boot profile of an image from a file ("-": standard input).
     Import {
         /// The image, on a mount.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use super::attr::readable_size;
 use super::draft::{DraftHandle, Writer};
@@ -12,7 +13,7 @@ use super::{HandleId, ImageFs, Ino, Node, ThreadGroup};
 use crate::blocking::blocking;
 use crate::cache::{Backing, Key};
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Image, Status};
+use crate::glance::{Image, PROFILE_PROPERTY, Status};
 use crate::read::Reader;
 use crate::units::{ByteRange, ImageId};
 
@@ -169,7 +170,16 @@ impl ImageFs {
 
     fn reader(&self, image: &Image) -> Reader {
         let cached = self.layers.cache.image(&self.identity(image), self.layers.sources.of(image));
-        self.layers.readers.open(cached, readable_size(image))
+        let (catalog, image) = (Arc::clone(&self.layers.catalog), image.clone());
+        let size = readable_size(&image);
+        let published = async move {
+            let record = catalog.record(&image).await.ok()?;
+            // Most have none, and need not be read.
+            let record: Map<String, Value> =
+                record.contains(PROFILE_PROPERTY).then(|| serde_json::from_str(&record).ok())??;
+            record.get(PROFILE_PROPERTY)?.as_str().map(str::to_owned)
+        };
+        self.layers.readers.open(cached, size, Box::pin(published))
     }
 
     /// Ends a directory's handle.

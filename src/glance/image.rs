@@ -118,6 +118,9 @@ pub struct Image {
 /// The property with the modification time of the file that an image was made from.
 pub const KEPT_MTIME: &str = "glancefs_mtime";
 
+/// The property with what a start from the image reads.
+pub const PROFILE_PROPERTY: &str = "glancefs_profile";
+
 /// Never kept and never shown: URLs of locations can hold the store's credentials (OSSN-0065).
 pub const SECRET_KEYS: [&str; 2] = ["locations", "direct_url"];
 

@@ -23,7 +23,7 @@ mod upload;
 
 pub use client::Glance;
 pub use download::Download;
-pub use image::{Image, KEPT_MTIME, MultiHash, RecordText, SECRET_KEYS, Status, time_text};
+pub use image::{Image, KEPT_MTIME, MultiHash, PROFILE_PROPERTY, RecordText, SECRET_KEYS, Status, time_text};
 pub use list::{NextPage, Page};
 pub use patch::Change;
 pub use record::NewImage;

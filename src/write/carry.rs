@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::Metadata;
 use super::sniff::Content;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Image, KEPT_MTIME};
+use crate::glance::{Image, KEPT_MTIME, PROFILE_PROPERTY};
 
 /// Attributes that are not carried over: Glance sets them, or this upload does, or (`protected`)
 /// they are set once the data are there, or (`owner`) only when it is not us anyway.
@@ -38,7 +38,7 @@ const OWN: [&str; 22] = [
 /// that replaces another nor a copy takes them over.
 pub fn describes_data(key: &str) -> bool {
     key.starts_with("os_glance_")
-        || key == KEPT_MTIME
+        || [KEPT_MTIME, PROFILE_PROPERTY].contains(&key)
         || key.starts_with("img_signature")
         || ["md5", "sha256", "object"]
             .iter()
