@@ -1,10 +1,16 @@
-//! The reads of a virtual machine's boot, in their order and without its pauses.
+//! The reads of a virtual machine's boot, in their order and without its pauses: cold, again, and on another host that was
+//! given the boot profile.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use super::{Case, Phase, Samples, bare};
-use crate::Result;
 use crate::contender::Contender;
+use crate::process::run;
 use crate::reader::{Access, Mode, scattered};
 use crate::site::{ImageKind, Place, Site};
+use crate::{Result, within};
 
 /// Every read that a booting Debian 12 (cloud kernel, systemd, ssh; a qcow2 of 497,942,528 bytes) made of its image, as
 /// recorded with QEMU 7.2: seconds since the first read, offset, length. 997 reads, 42.0 MiB.
@@ -47,8 +53,33 @@ impl Case for Boot {
                 samples.push((phase, sample));
             }
         }
-        files.unmount()?;
+        if let Some(program) = site.programs.of(contender) {
+            let profile = folder.path().join("profile");
+            export(program, files.path(image)?, &profile)?;
+            files.unmount()?;
+            let elsewhere = site.folder()?;
+            site.cool()?;
+            let files = site.mount(place, contender, elsewhere.path(), &[image])?;
+            let path = files.path(image)?;
+            run(Command::new(program).args(["profile", "import"]).args([path, &profile]))?;
+            let meter = site.meter(place, files.processes())?;
+            let read = scattered(path, image.content, Mode::Buffered, &trace, 1)?;
+            samples.push((Phase::BootProfiled, meter.end(read.wall, read.bytes, read.reads)?));
+            files.unmount()?;
+        } else {
+            files.unmount()?;
+        }
         Ok(samples)
+    }
+}
+
+/// Writes the boot profile to a file. It is kept soon after the image was closed.
+fn export(program: &Path, image: &Path, to: &Path) -> Result<()> {
+    let exported =
+        || run(Command::new(program).args(["profile", "export"]).arg(image).arg("-o").arg(to)).is_ok();
+    match within(Duration::from_secs(10), exported) {
+        true => Ok(()),
+        false => Err("the boot left no profile".into()),
     }
 }
 

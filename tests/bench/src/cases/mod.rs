@@ -38,6 +38,8 @@ pub enum Phase {
     BootCold,
     /// The same again.
     BootWarm,
+    /// Nothing cached, but another host has given what the boot reads.
+    BootProfiled,
     /// 16 readers of one image, nothing cached.
     Readers,
     /// Four images at once, nothing cached.
@@ -74,7 +76,7 @@ impl Phase {
             Self::RandomCold(_) | Self::RandomHot(_) | Self::RandomDirect(_) | Self::LimitedRandom => {
                 Unit::Reads
             }
-            Self::BootCold | Self::BootWarm | Self::LimitedBoot => Unit::Reads,
+            Self::BootCold | Self::BootWarm | Self::BootProfiled | Self::LimitedBoot => Unit::Reads,
             Self::FirstByte | Self::Listing => Unit::Latency,
             _ => Unit::Bytes,
         }
@@ -91,6 +93,7 @@ impl std::fmt::Display for Phase {
             Self::RandomHot(depth) => f.pad(&format!("random 4 KiB, hot, depth {depth}")),
             Self::BootCold => f.pad("boot trace, cold"),
             Self::BootWarm => f.pad("boot trace, warm"),
+            Self::BootProfiled => f.pad("boot trace, cold, profile known"),
             Self::Readers => f.pad("16 readers of one image, cold"),
             Self::RandomDirect(depth) => f.pad(&format!("random 4 KiB, O_DIRECT, depth {depth}")),
             Self::Images => f.pad("4 images at once, cold"),

@@ -95,6 +95,17 @@ impl Contender {
     }
 }
 
+impl Programs {
+    /// The build that this contender is; `None`: it is none of glancefs.
+    pub fn of(&self, contender: Contender) -> Option<&Path> {
+        match contender {
+            Contender::Glancefs => Some(&self.glancefs),
+            Contender::Other => self.other.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// The builds of glancefs.
 #[derive(Debug, Clone)]
 pub struct Programs {
