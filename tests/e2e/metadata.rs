@@ -53,7 +53,9 @@ fn setfattr_changes_what_is_named_and_nothing_else() {
     assert_eq!((&last["os_distro"], &last["protected"]), (&Value::Null, &json!(false)));
     assert!(last.get("os_distro").is_none());
     // The name is the name of the file.
-    sh!("setfattr -n user.glance.name -v other.raw {file} && cmp {mount}/other.raw <(printf data)");
+    sh!(
+        "setfattr -n user.glance.name -v merged-other.raw {file} && cmp {mount}/merged-other.raw <(printf data)"
+    );
     assert!(!mount.names().contains(&"merged.raw".to_owned()));
     sh!("setfattr -n user.glance.os_hidden -v true {mount}/.by-id/{id}");
     assert_eq!(cloud.record(&id)["os_hidden"], true);
@@ -119,9 +121,9 @@ fn what_cannot_be_set_is_refused_with_its_errno() {
 #[test]
 fn many_changes_at_once_are_all_kept() {
     let cloud = Cloud::open();
-    let id = cloud.image("crowded.raw", b"data");
+    let id = cloud.image("many-changes.raw", b"data");
     let mount = cloud.mount("");
-    sh!("for i in $(seq 24); do setfattr -n {PROPERTY}.p$i -v $i {mount}/crowded.raw & done; wait");
+    sh!("for i in $(seq 24); do setfattr -n {PROPERTY}.p$i -v $i {mount}/many-changes.raw & done; wait");
     let record = cloud.record(&id);
     for number in 1..=24 {
         assert_eq!(record[format!("p{number}")], number.to_string(), "{record}");
@@ -167,17 +169,17 @@ fn a_change_waits_for_the_end_of_an_upload() {
 fn what_is_set_before_the_data_goes_with_them() {
     let cloud = Cloud::open();
     let mount = cloud.mount("");
-    sh!("exec 3> {mount}/before.raw
-         setfattr -n {PROPERTY}.os_distro -v debian {mount}/before.raw
-         setfattr -n user.glance.min_ram -v 64 {mount}/before.raw
-         setfattr -n user.glance.protected -v true {mount}/before.raw
-         setfattr -n user.glance.store -v file {mount}/before.raw
-         setfattr -n user.glance.disk_format -v iso {mount}/before.raw
-         setfattr -n {PROPERTY}.gone -v x {mount}/before.raw
-         setfattr -x {PROPERTY}.gone {mount}/before.raw
-         [ \"$(getfattr --only-values -n {PROPERTY}.os_distro {mount}/before.raw)\" = debian ]");
+    sh!("exec 3> {mount}/before-data.raw
+         setfattr -n {PROPERTY}.os_distro -v debian {mount}/before-data.raw
+         setfattr -n user.glance.min_ram -v 64 {mount}/before-data.raw
+         setfattr -n user.glance.protected -v true {mount}/before-data.raw
+         setfattr -n user.glance.store -v file {mount}/before-data.raw
+         setfattr -n user.glance.disk_format -v iso {mount}/before-data.raw
+         setfattr -n {PROPERTY}.gone -v x {mount}/before-data.raw
+         setfattr -x {PROPERTY}.gone {mount}/before-data.raw
+         [ \"$(getfattr --only-values -n {PROPERTY}.os_distro {mount}/before-data.raw)\" = debian ]");
     // Nothing was written: it is a reservation by now.
-    let record = cloud.named("before.raw").remove(0);
+    let record = cloud.named("before-data.raw").remove(0);
     assert_eq!(
         (&record["status"], &record["os_distro"], &record["min_ram"], &record["gone"]),
         (&json!("queued"), &json!("debian"), &json!(64), &Value::Null)
@@ -314,23 +316,23 @@ fn a_second_rsync_with_attributes_changes_nothing_but_properties() {
     let id =
         cloud.image_of(json!({"name": "twice.raw", "visibility": "public", "a": "1", "b": "2"}), b"twice");
     let (from, to) = (cloud.mount(""), other.mount(""));
-    sh!("rsync -aX {from}/twice.raw {to}/again.raw");
+    sh!("rsync -aX {from}/twice.raw {to}/rsync-again.raw");
     cloud.set(&id, "a", json!("changed"));
     from.remount();
     // What it finds there is none of its own: without a filter it says what it cannot set, and does no harm.
-    let said = fails!("rsync -aX --size-only {from}/twice.raw {to}/again.raw");
+    let said = fails!("rsync -aX --size-only {from}/twice.raw {to}/rsync-again.raw");
     assert!(said.contains("Operation not permitted"), "{said}");
-    let record = other.only("again.raw");
+    let record = other.only("rsync-again.raw");
     assert_eq!(
         (&record["a"], &record["b"], &record["visibility"]),
         (&json!("changed"), &json!("2"), &json!("shared"))
     );
     // Nor from a folder without any attributes.
     let plain = to.beside().file("plain", "twice");
-    fails!("rsync -aX --size-only {plain} {to}/again.raw");
-    assert_eq!(other.only("again.raw").get("a"), None);
+    fails!("rsync -aX --size-only {plain} {to}/rsync-again.raw");
+    assert_eq!(other.only("rsync-again.raw").get("a"), None);
     cloud.set(&id, "b", json!("new"));
     from.remount();
-    sh!("rsync -aX --size-only --filter='-x! user.glance.property.*' {from}/twice.raw {to}/again.raw");
-    assert_eq!(other.only("again.raw")["b"], "new");
+    sh!("rsync -aX --size-only --filter='-x! user.glance.property.*' {from}/twice.raw {to}/rsync-again.raw");
+    assert_eq!(other.only("rsync-again.raw")["b"], "new");
 }
