@@ -58,8 +58,15 @@ impl ImageFs {
     /// `Busy` when somebody else uploads its data all the time; what Glance says.
     pub(super) async fn change(&self, id: &ImageId, changes: &[Change], turn: &Turn) -> Result<Arc<Image>> {
         self.until_no_upload(id, turn).await?;
-        let image = self.layers.service.update(id, changes).await?;
-        Ok(self.learn(image))
+        match self.layers.service.update(id, changes).await {
+            Ok(image) => Ok(self.learn(image)),
+            Err(error) => {
+                if error.kind() == Kind::NotFound {
+                    self.layers.catalog.forget(id);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Waits until nobody fills the image. What has data never gets others, so only what was not active
