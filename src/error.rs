@@ -2,7 +2,26 @@
 //!
 //! Kinds, not messages, decide behaviour: `fuse::errno` maps each kind to an errno in one exhaustive
 //! table, and callers ask through predicates. The names follow the exceptions of the image services
-//! that glancefs stands in for.
+//! that glancefs stands in for:
+//!
+//! | exception of Nova, Cinder or Glance's client | kind | errno (`fuse::errno`) |
+//! | --- | --- | --- |
+//! | `NotFound`, `ImageNotFound`, `HTTPNotFound` | `NotFound`; `Stale` on an open file | ENOENT; ESTALE |
+//! | `NotAuthorized`, `HTTPUnauthorized` | `NotAuthenticated` | EACCES |
+//! | `Forbidden`, `ImageNotAuthorized`, `HTTPForbidden` | `Forbidden`; `NotPermitted` for what is protected or immutable | EACCES; EPERM |
+//! | `ImageNotActive` | `Busy` while data are on their way; `NoData` when queued; `Forbidden` when deactivated; `Io` when killed | EBUSY; ENODATA; EACCES; EIO |
+//! | `ImageUnacceptable` (without data; format against content) | `NoData`; `WrongFormat` | ENODATA; EMEDIUMTYPE |
+//! | `ImageBadRequest`, `Invalid`, `InvalidImageRef`, `ValueError`, `ImageImportImpossible` (400) | `Invalid` | EINVAL |
+//! | `ImageDeleteConflict`, `ImageImportImpossible` (409) | `Busy` | EBUSY |
+//! | `ImageQuotaExceeded` | `QuotaExceeded` | EDQUOT |
+//! | `ImageLimitExceeded` (properties, tags, members), `StorageFull` | `NoSpace` | ENOSPC |
+//! | `ImageTooBig`, `ImageSizeLimitExceeded` | `TooLarge` | EFBIG |
+//! | `AlreadyExists`, `Duplicate` | `Exists` | EEXIST |
+//! | `GlanceConnectionFailed`, `CommunicationError`, `InvalidEndpoint`, `HTTPServiceUnavailable` | `Unreachable`, `TimedOut`; `ServerError` for 5xx answers | ETIMEDOUT; EIO; read(2): EIO |
+//! | `ImagePaginationFailed` | `ServerError`; the last good list stays | EIO |
+//! | `ImageDownloadFailed`, `IOError(EPIPE)`, `SignatureVerificationError` | `Integrity` | EIO |
+//! | `CertificateValidationFailed` of a server | `Untrusted` | EIO |
+//! | `MetadataDefinition…`, v1 without a feature, 405, 501 | `NotSupported` | EOPNOTSUPP |
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -91,18 +110,30 @@ pub struct Error {
     kind: Kind,
     message: Cow<'static, str>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    unasked: bool,
 }
 
 impl Error {
     /// A failure of `kind`, told as `message` (lower case, no full stop, never a secret).
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), source: None, unasked: false }
     }
 
     /// The same, with the failure that caused it.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// The same, of a request that no server can have seen: no connection came about.
+    pub fn unasked(mut self) -> Self {
+        self.unasked = true;
+        self
+    }
+
+    /// No server can have seen the request, so it had no effect.
+    pub fn is_unasked(&self) -> bool {
+        self.unasked
     }
 
     /// A local file operation that failed while doing `what`; a full disk keeps its own kind.
@@ -133,7 +164,7 @@ impl Error {
 
     /// A copy for a second waiter of the same failure: kind and full text, without the chain.
     pub fn duplicate(&self) -> Self {
-        Self::new(self.kind, self.to_string())
+        Self { unasked: self.unasked, ..Self::new(self.kind, self.to_string()) }
     }
 }
 

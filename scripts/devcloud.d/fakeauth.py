@@ -4,7 +4,7 @@ It sets the identity headers that keystonemiddleware would set after asking Keys
 multi-tenancy can be tested without Keystone. Without such a token a request is anonymous, which Glance answers with 401.
 """
 
-FORGED = ("HTTP_X_IDENTITY", "HTTP_X_PROJECT", "HTTP_X_USER", "HTTP_X_ROLES")
+FORGED = ("HTTP_X_IDENTITY", "HTTP_X_PROJECT", "HTTP_X_TENANT", "HTTP_X_USER", "HTTP_X_ROLES")
 
 
 def filter_factory(global_conf, **local_conf):

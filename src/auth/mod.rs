@@ -249,7 +249,13 @@ mod tests {
     use std::time::Duration;
 
     fn http() -> HttpConfig {
-        HttpConfig { timeout: Duration::from_secs(5), ca_cert: None, insecure: false, max_connections: 1 }
+        HttpConfig {
+            timeout: Duration::from_secs(5),
+            retries: 3,
+            ca_cert: None,
+            insecure: false,
+            max_connections: 1,
+        }
     }
 
     fn config(method: AuthMethod, endpoints: &[&str]) -> AuthConfig {

@@ -147,7 +147,13 @@ mod tests {
     use std::time::Duration;
 
     fn http(ca_cert: Option<PathBuf>) -> HttpConfig {
-        HttpConfig { timeout: Duration::from_secs(5), ca_cert, insecure: false, max_connections: 1 }
+        HttpConfig {
+            timeout: Duration::from_secs(5),
+            retries: 3,
+            ca_cert,
+            insecure: false,
+            max_connections: 1,
+        }
     }
 
     #[test]

@@ -59,10 +59,7 @@ pub(super) async fn run(image: Arc<CachedImage>, disk: Arc<DiskImage>) {
         match outcome {
             Ok(Ok(Outcome::Proven)) => {
                 tracing::debug!(image = %image.identity().image, "verified");
-                image.set_check(Check::Idle, None);
-                // Nobody listening is fine.
-                let _ = image.core().proofs.send(image.identity().image.clone());
-                return;
+                return image.set_check(Check::Idle, None);
             }
             Ok(Ok(Outcome::Disturbed)) => tokio::time::sleep(PAUSE).await,
             Ok(Ok(Outcome::Mismatch { found, wanted })) => {
@@ -132,9 +129,11 @@ fn check(image: &CachedImage, disk: &DiskImage) -> Result<Outcome> {
     if !found.eq_ignore_ascii_case(wanted) {
         return Ok(Outcome::Mismatch { found, wanted: wanted.to_owned() });
     }
-    // What follows is about the files and may take long; whoever waits for the bytes has them.
+    // What follows is about the next process and may take long; whoever waits for the bytes has them.
+    files.matched(Proof { kind, state: before });
     image.waive_hold();
-    // Only now: a proof must not outlive the bytes it vouches for in a power cut.
+    // Nobody listening is fine.
+    let _ = image.core().proofs.send(identity.image.clone());
     files.sync().map_err(failed("making a cached image durable"))?;
     if files.state().map_err(failed("looking at a cached image"))? != before {
         return Ok(Outcome::Disturbed);

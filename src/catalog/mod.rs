@@ -38,6 +38,10 @@ const CHANGES_KEPT: usize = 16;
 /// dead server.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the first answer is waited for where a saved list can stand in (`--allow-stale`): a request to servers that
+/// are away goes on for `--timeout`, and a host that starts during an outage shall have its images before.
+const STAND_IN: Duration = Duration::from_secs(10);
+
 /// The list before and after a change; equal lists are not announced.
 #[derive(Debug, Clone)]
 pub struct Changed {
@@ -114,9 +118,21 @@ impl Catalog {
     }
 
     async fn first_listing(&self) -> Result<()> {
-        let schema = self.service.schema().await?;
+        let schema = self.service.schema();
+        let schema = if self.config.allow_stale && self.has_saved().await {
+            let late =
+                || Error::new(Kind::TimedOut, format!("no server answered within {} s", STAND_IN.as_secs()));
+            tokio::time::timeout(STAND_IN, schema).await.map_err(|_| late())??
+        } else {
+            schema.await?
+        };
         *write_lock(&self.schema) = schema;
         self.refresh().await
+    }
+
+    async fn has_saved(&self) -> bool {
+        let Some(path) = self.saved_at.clone() else { return false };
+        blocking(move || Ok(path.is_file())).await.unwrap_or(false)
     }
 
     async fn load_saved(&self) -> Result<usize> {

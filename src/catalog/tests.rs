@@ -77,6 +77,25 @@ async fn a_saved_list_serves_when_no_server_answers_and_only_when_allowed() {
     assert_eq!(strict.start().await.unwrap_err().kind(), Kind::Unreachable);
 }
 
+#[tokio::test(start_paused = true)]
+async fn where_a_saved_list_can_stand_in_the_first_answer_is_not_waited_for_long() {
+    let (service, folder) = (Arc::new(FakeService::default()), tempfile::tempdir().unwrap());
+    service.add("a", b"");
+    catalog(&service, folder.path(), true).start().await.unwrap();
+    eventually(|| folder.path().join("list").exists()).await;
+    service.state().stuck = true;
+    let stale = catalog(&service, folder.path(), true);
+    let begun = tokio::time::Instant::now();
+    stale.start().await.unwrap();
+    assert_eq!((names(&stale), stale.is_failing()), (vec!["a".to_owned()], true));
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    for without in
+        [catalog(&service, folder.path(), false), catalog(&service, &folder.path().join("none"), true)]
+    {
+        tokio::time::timeout(Duration::from_secs(50), without.start()).await.unwrap_err();
+    }
+}
+
 #[tokio::test]
 async fn what_this_mount_changed_during_a_walk_wins_over_what_the_walk_saw() {
     let (service, folder) = (Arc::new(FakeService::default()), tempfile::tempdir().unwrap());
@@ -192,6 +211,26 @@ async fn new_and_changed_images_show_after_one_request_and_deleted_ones_after_a_
     }
     assert!(catalog.snapshot().get(&gone).is_none());
     assert_eq!(catalog.snapshot().len(), 300);
+}
+
+#[tokio::test]
+async fn a_change_to_a_status_that_no_list_shows_takes_the_image_away() {
+    let (service, catalog, _folder) = of_many(300).await;
+    let ids: Vec<_> = catalog.snapshot().iter().map(|image| image.id.clone()).take(2).collect();
+    for (id, status) in ids.iter().zip(["killed", "deleted"]) {
+        let mut state = service.state();
+        let at = state.tick();
+        let record = state.records.get_mut(id).unwrap();
+        (record["status"], record["updated_at"]) = (status.into(), at);
+    }
+    // As v1 tells of them; one that was never listed is none to take away.
+    let stranger = service.add("stranger", b"");
+    service.state().records.get_mut(&stranger).unwrap()["status"] = "deleted".into();
+    let mut changes = catalog.subscribe();
+    cost_of_refresh(&service, &catalog).await;
+    assert_eq!(catalog.snapshot().len(), 298);
+    assert!(ids.iter().all(|id| catalog.snapshot().get(id).is_none()));
+    assert!(changes.try_recv().is_ok());
 }
 
 #[tokio::test]

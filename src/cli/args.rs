@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Passthrough, Prefetch};
+use crate::config::{ApiVersion, Passthrough, Prefetch};
 use crate::units::{self, ByteSize};
 
 const EXAMPLES: &str = "\
@@ -168,6 +168,15 @@ pub struct CloudArguments {
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     pub max_connections: usize,
 
+    /// How often a request that fails (HTTP 500, 429) is sent again, each time to the next server. Servers that are away
+    /// (refused and broken connections, timeouts, HTTP 502 to 504) are asked again until --timeout whatever this says.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub retries: u32,
+
+    /// Which version of the Image API is spoken: auto (2 where the servers have it, else 1), 1 or 2.
+    #[arg(long, value_name = "VERSION", default_value = "auto", value_parser = api_version())]
+    pub api_version: ApiVersion,
+
     /// When Glance or Keystone does not answer, mount with the list of images saved last. A refused login still fails.
     #[arg(long)]
     pub allow_stale: bool,
@@ -222,6 +231,14 @@ pub struct LocalArguments {
     /// as long as it is).
     #[arg(long, value_name = "WHEN", default_value = "off", value_parser = prefetch())]
     pub prefetch: Prefetch,
+}
+
+fn api_version() -> impl TypedValueParser<Value = ApiVersion> {
+    PossibleValuesParser::new(["auto", "1", "2"]).map(|word| match word.as_str() {
+        "1" => ApiVersion::V1,
+        "2" => ApiVersion::V2,
+        _ => ApiVersion::Auto,
+    })
 }
 
 fn passthrough() -> impl TypedValueParser<Value = Passthrough> {
@@ -366,6 +383,13 @@ mod tests {
     }
 
     #[test]
+    fn the_version_of_the_api_is_found_out_unless_it_is_given() {
+        assert_eq!(mount(&["/m"]).unwrap().cloud.api_version, ApiVersion::Auto);
+        assert_eq!(mount(&["--api-version", "1", "/m"]).unwrap().cloud.api_version, ApiVersion::V1);
+        assert_eq!(mount(&["--api-version=2", "/m"]).unwrap().cloud.api_version, ApiVersion::V2);
+    }
+
+    #[test]
     fn endpoints_add_up() {
         let given = mount(&["--endpoint", "http://a", "--endpoint=http://b", "/m"]).unwrap();
         assert_eq!(given.cloud.endpoint, ["http://a", "http://b"]);
@@ -386,6 +410,8 @@ mod tests {
         for (arguments, words) in [
             (["--cache-size=10GB", "/m"], ["--cache-size", "10GB", "GiB"]),
             (["--timeout=1w", "/m"], ["--timeout", "1w", "ms, s, m, h or d"]),
+            (["--api-version=3", "/m"], ["--api-version", "auto, 1, 2", "'3'"]),
+            (["--retries=1000", "/m"], ["--retries", "1000", "0..=100"]),
             (["--file-mode=888", "/m"], ["--file-mode", "888", "octal"]),
             (["--dir-mode=4755", "/m"], ["--dir-mode", "4755", "777"]),
             (["--file-mode=+644", "/m"], ["--file-mode", "+644", "octal"]),

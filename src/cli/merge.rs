@@ -51,6 +51,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         auth,
         http,
         shown,
+        api_version: cloud.api_version,
         catalog,
         cache,
         spool,
@@ -165,6 +166,7 @@ fn http_config(cloud: &CloudArguments, environment: &Environment) -> Result<Http
     let ca_cert = ca_cert.map(|(origin, path)| readable_file(origin, &path)).transpose()?;
     Ok(HttpConfig {
         timeout: cloud.timeout,
+        retries: cloud.retries,
         ca_cert,
         insecure: cloud.insecure || environment.switch("OS_INSECURE")?,
         max_connections: cloud.max_connections,

@@ -28,6 +28,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Which images are listed.
     pub shown: Shown,
+    /// By which version of the Image API.
+    pub api_version: ApiVersion,
     /// How the list of images is kept.
     pub catalog: CatalogConfig,
     /// Where and how much is cached.
@@ -40,6 +42,18 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// When whole images are fetched that nobody asked for.
     pub prefetch: Prefetch,
+}
+
+/// Which version of the Image API is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ApiVersion {
+    /// v2 where the servers have it, else v1.
+    #[default]
+    Auto,
+    /// v1, which has no ranges.
+    V1,
+    /// v2.
+    V2,
 }
 
 /// Whether the kernel may read complete, verified images from the cache itself.
@@ -100,6 +114,10 @@ pub enum AuthMethod {
 pub struct HttpConfig {
     /// The deadline of a request (for uploads and streams: on progress). Default 60 s.
     pub timeout: Duration,
+    /// Tries after the first of a request that fails although servers answer (HTTP 500, 429). Refused and broken
+    /// connections, timeouts and 502 to 504 are tried again until `timeout` whatever this says. Default 3, as Nova's
+    /// and Cinder's `num_retries`.
+    pub retries: u32,
     /// `OS_CACERT`: trust this certificate file as well.
     pub ca_cert: Option<PathBuf>,
     /// `OS_INSECURE`: do not check certificates.

@@ -39,6 +39,7 @@ impl Fixture {
         let dynamic: Arc<dyn ImageService> = service.clone();
         let http = HttpConfig {
             timeout: Duration::from_secs(10),
+            retries: 3,
             ca_cert: None,
             insecure: false,
             max_connections: 2,

@@ -21,7 +21,7 @@ use crate::catalog::Catalog;
 use crate::config::{CatalogConfig, Config};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{ImageFs, Layers};
-use crate::glance::{Glance, ImageService};
+use crate::glance::{Glance, ImageService, Negotiated};
 use crate::read::Readers;
 use crate::source::Sources;
 use crate::write::Uploads;
@@ -130,7 +130,7 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let glance = Glance::new(auth, &config.http)?.showing(&config.shown);
     // Mounts that list other images save other lists.
     let list = format!("{}{}", glance.cloud_key(), glance.view_key());
-    let service: Arc<dyn ImageService> = Arc::new(glance);
+    let service: Arc<dyn ImageService> = Arc::new(Negotiated::new(glance, config.api_version));
     let saved_at = cache.catalog_file(&list, service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::new(service.clone(), &config.http);

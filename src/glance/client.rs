@@ -13,7 +13,7 @@ use url::Url;
 
 use super::error::{Operation, answered, failed};
 use super::list::views;
-use super::retry::{Backoff, RETRIES, is_transient, retry_after};
+use super::retry::{Backoff, Worth, retry_after, worth, worth_of_silence};
 use super::servers::{Servers, cloud_key};
 use crate::auth::{Auth, Credential, distrust};
 use crate::config::{HttpConfig, Shown};
@@ -37,6 +37,14 @@ pub(super) const ANSWER_LIMIT: usize = 64 << 20;
 pub(super) const REQUEST_ID: &str = "x-openstack-request-id";
 pub(super) const AUTH_TOKEN: &str = "x-auth-token";
 
+/// A try gets at least this fraction of a request's time. A loaded Glance needs some seconds now and then, and a try that
+/// is given up before adds to its load.
+const LEAST_SHARE: u32 = 8;
+
+/// Headers of one answer. The usual limit is 100, and v1 of the API answers with one for each property, of which Glance
+/// takes 128 unless a site says otherwise.
+const HEADER_LIMIT: usize = 512;
+
 /// A client of one cloud's Glance; cheap to clone.
 #[derive(Clone)]
 pub struct Glance {
@@ -54,6 +62,8 @@ pub(super) struct Inner {
     cloud_key: String,
     /// Of a whole metadata request with its retries; of a transfer's progress.
     pub timeout: Duration,
+    /// Tries after the first, of a request that fails where servers do answer.
+    pub retries: u32,
     /// Uploads at once. Downloads are bounded by `source`, which knows for which of them somebody waits.
     pub uploads: Semaphore,
 }
@@ -93,6 +103,8 @@ pub(super) struct Request<'a> {
     /// What it is about, for messages: `image <id>`, or empty.
     pub subject: &'a str,
     pub body: Option<(&'static str, Bytes)>,
+    /// Besides those that every request has.
+    pub headers: HeaderMap,
     pub wants: Wants,
 }
 
@@ -107,6 +119,7 @@ pub(super) enum Wants {
 /// The answer to a request, of whatever status.
 pub(super) struct Answer {
     pub status: StatusCode,
+    pub headers: HeaderMap,
     pub body: Bytes,
     /// For data that were asked for and do come: their body is still unread.
     pub stream: Option<Response>,
@@ -118,7 +131,7 @@ pub(super) struct Answer {
 
 impl<'a> Request<'a> {
     pub(super) fn new(operation: Operation, method: Method, path: &'a str, subject: &'a str) -> Self {
-        Self { operation, method, path, subject, body: None, wants: Wants::Record }
+        Self { operation, method, path, subject, body: None, headers: HeaderMap::new(), wants: Wants::Record }
     }
 
     pub(super) fn body(mut self, content_type: &'static str, body: Vec<u8>) -> Self {
@@ -152,6 +165,7 @@ impl Glance {
                 .connect_timeout(CONNECT_TIMEOUT)
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .tcp_nodelay(true)
+                .http1_max_headers(HEADER_LIMIT)
                 // Glance does not redirect; a redirect would carry the token to another place.
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
@@ -172,6 +186,7 @@ impl Glance {
                 metadata,
                 data,
                 timeout: config.timeout,
+                retries: config.retries,
                 uploads: Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)),
             }),
         })
@@ -199,7 +214,8 @@ impl Glance {
         &self.inner.cloud_key
     }
 
-    /// Sends a request until it is answered, at most four times and not beyond the deadline, each time at the next server.
+    /// Sends a request until it is answered, each time at the next server: while servers are away until the deadline,
+    /// else `--retries` times.
     ///
     /// All requests of glancefs may be repeated: reads by nature, POST for its own UUID, PATCH since every change of it
     /// sets a value, DELETE since 404 after a lost answer means done. `Answer::repeated` tells the caller.
@@ -207,49 +223,53 @@ impl Glance {
         let inner = &*self.inner;
         let deadline = Instant::now() + inner.timeout;
         let mut backoff = Backoff::default();
-        let mut tries = 0;
+        let mut retries = 0;
         let (mut renewed, mut repeated) = (false, false);
         loop {
             let credential = inner.auth.credential().await?;
             let servers = inner.servers(&credential);
             let (server, base) = servers.pick();
             let left = deadline.saturating_duration_since(Instant::now());
-            // Half of what is left, so that a silent server leaves time for another.
-            let share = if tries < RETRIES { left / 2 } else { left };
+            // Half of what is left, so that a silent server leaves time for another; but no less than is worth waiting.
+            let share = (left / 2).max(inner.timeout / LEAST_SHARE).min(left);
             let outcome = match timeout(share, self.send(request, base, &credential)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Failure::silent(request, base)),
             };
-            let (error, wait) = match outcome {
-                Ok((answer, _)) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
+            let (error, worth, wait) = match outcome {
+                Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
                     renewed = true;
                     inner.auth.renew_after(credential.generation).await?;
                     continue;
                 }
-                Ok((answer, headers)) if is_transient(answer.status, request.method == Method::GET) => {
+                Ok(mut answer) => {
+                    let worth = worth(answer.status, &answer.headers, request.method.is_safe());
+                    if worth == Worth::Nothing {
+                        servers.succeeded(server);
+                        answer.server = server;
+                        answer.repeated = repeated;
+                        return Ok(answer);
+                    }
                     // 429 and 500 are about this request; the others mean that nothing works behind this address.
                     if matches!(answer.status.as_u16(), 502..=504) {
                         servers.failed(server);
+                    } else {
+                        servers.pass_over(server);
                     }
                     repeated = true;
-                    (answer.error(request), retry_after(&headers))
-                }
-                Ok((mut answer, _)) => {
-                    servers.succeeded(server);
-                    answer.server = server;
-                    answer.repeated = repeated;
-                    return Ok(answer);
+                    (answer.error(request), worth, retry_after(&answer.headers))
                 }
                 Err(failure) => {
                     servers.failed(server);
                     repeated |= failure.sent;
-                    (failure.error, None)
+                    let worth = worth_of_silence(failure.error.kind());
+                    (failure.error, worth, None)
                 }
             };
-            tries += 1;
+            retries += u32::from(worth == Worth::AFewTries);
             let pause = backoff.pause().max(wait.unwrap_or_default());
-            if tries > RETRIES || Instant::now() + pause >= deadline {
-                return Err(error);
+            if retries > inner.retries || Instant::now() + pause >= deadline {
+                return Err(if repeated { error } else { error.unasked() });
             }
             tracing::debug!(%error, pause_ms = pause.as_millis(), "trying again");
             tokio::time::sleep(pause).await;
@@ -262,7 +282,7 @@ impl Glance {
         request: &Request<'_>,
         base: &Url,
         credential: &Credential,
-    ) -> Result<(Answer, HeaderMap), Failure> {
+    ) -> Result<Answer, Failure> {
         let client = match request.wants {
             Wants::Record => &self.inner.metadata,
             Wants::Data(_) => &self.inner.data,
@@ -270,6 +290,7 @@ impl Glance {
         let mut exchange = Exchange::new(request.method.clone(), base, request.path);
         let mut builder =
             exchange.builder(client, credential).map_err(|error| Failure { error, sent: false })?;
+        builder = builder.headers(request.headers.clone());
         if let Some((content_type, body)) = &request.body {
             builder = builder.header(CONTENT_TYPE, *content_type).body(body.clone());
         }
@@ -287,9 +308,9 @@ impl Glance {
         exchange.log(&response);
         let status = response.status();
         let headers = response.headers().clone();
-        let answer = |body, stream| Answer { status, body, stream, server: 0, repeated: false };
+        let answer = |body, stream| Answer { status, headers, body, stream, server: 0, repeated: false };
         if matches!(request.wants, Wants::Data(_)) && status.is_success() {
-            return Ok((answer(Bytes::new(), Some(response)), headers));
+            return Ok(answer(Bytes::new(), Some(response)));
         }
         let limit = if status.is_success() { ANSWER_LIMIT } else { ERROR_LIMIT };
         let body = match read_body(&mut response, limit).await {
@@ -303,7 +324,7 @@ impl Glance {
             }
             Err(error) => return Err(Failure::transport(request, base, error)),
         };
-        Ok((answer(body, None), headers))
+        Ok(answer(body, None))
     }
 }
 

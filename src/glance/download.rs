@@ -40,6 +40,17 @@ impl Glance {
     /// `RangeUnsupported` when the store cannot serve ranges, `Integrity` when the server has no data of the image or
     /// answers with other bytes than asked for, `Forbidden` for a deactivated image or a role that may not download.
     pub async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
+        self.download_from(&format!("{}/file", path(id)), id, size, range).await
+    }
+
+    /// The same from `path`, for the other version of the API.
+    pub(super) async fn download_from(
+        &self,
+        path: &str,
+        id: &ImageId,
+        size: u64,
+        range: Option<ByteRange>,
+    ) -> Result<Download> {
         let subject = subject(id);
         let wrong = |kind, what: &str| failed(Operation::Download, &subject, kind, what);
         let wanted = range.unwrap_or(ByteRange::new(0, size));
@@ -49,8 +60,7 @@ impl Glance {
         if wanted.is_empty() {
             return Ok(Download { range: wanted, chunks: stream::empty().boxed() });
         }
-        let path = format!("{}/file", path(id));
-        let mut request = Request::new(Operation::Download, Method::GET, &path, &subject);
+        let mut request = Request::new(Operation::Download, Method::GET, path, &subject);
         request.wants = Wants::Data(range);
         let mut answer = self.exchange(&request).await?;
         let Some(response) = answer.stream.take() else { return Err(answer.error(&request)) };

@@ -24,6 +24,9 @@ pub(super) enum Operation {
     Delete,
     Upload,
     Download,
+    Members,
+    /// Which versions of the API there are.
+    Versions,
 }
 
 impl Operation {
@@ -38,6 +41,8 @@ impl Operation {
             Self::Delete => "deleting",
             Self::Upload => "uploading",
             Self::Download => "downloading",
+            Self::Members => "the members of",
+            Self::Versions => "asking for the versions of the Image API",
         }
     }
 }
@@ -65,13 +70,26 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
     let says = |words: &str| said.contains(words);
     match (operation, status) {
         (Op::ListNext, 403) => (Kind::NotFound, "the marker is not visible any more"),
-        (Op::ListNext, 400) if says("no image found with id") => (Kind::NotFound, "the marker has vanished"),
-        (Op::List | Op::ListNext | Op::Schema, 404) => {
-            (Kind::NotSupported, "this is no Image API v2: check the endpoint")
+        (Op::ListNext, 400) if says("no image found with id") || says("invalid marker") => {
+            (Kind::NotFound, "the marker has vanished")
         }
-        (_, 300..=399) => (Kind::NotSupported, "this server does not speak v2 of the Image API here"),
+        (Op::List | Op::ListNext | Op::Schema, 404) => (
+            Kind::NotSupported,
+            "there is no such version of the Image API: check the endpoint and --api-version",
+        ),
+        (_, 300..=399) => (
+            Kind::NotSupported,
+            "this server does not speak this version of the Image API here: check the endpoint and --api-version",
+        ),
         (Op::Download, 400) if says("getting images randomly") => {
             (Kind::RangeUnsupported, "the store cannot serve ranges")
+        }
+        // v1; v2 says these with 413 and 415.
+        (Op::Create | Op::Upload, 400) if says("larger than") => {
+            (Kind::TooLarge, "the image is larger than the cloud allows")
+        }
+        (Op::Upload, 400) if says("did not match") => {
+            (Kind::Integrity, "other bytes arrived than were announced")
         }
         (_, 400) => (Kind::Invalid, "the server refuses the request"),
         (_, 401) => (Kind::NotAuthenticated, "the token is not accepted"),
@@ -79,10 +97,16 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (Op::Create | Op::Update, 403) if says("read-only") || says("readonly") || says("reserved") => {
             (Kind::NotPermitted, "the attribute cannot be set")
         }
+        (Op::Update, 403) if says("forbidden to modify") => {
+            (Kind::NotPermitted, "the attribute cannot be set")
+        }
         (Op::Update, 403) if says("can be only replaced for") || says("can be only removed for") => {
             (Kind::NotPermitted, "the attribute is fixed once there are data")
         }
+        (Op::Members, 403) => (Kind::Forbidden, "not allowed (is it ours?)"),
         (_, 403) => (Kind::Forbidden, "not allowed (a role may be missing, or the token has no project)"),
+        (Op::Download, 404) if says("not active") => (Kind::NoData, "the image has no data"),
+        (Op::Members, 404) => (Kind::NotFound, "no such image or member, or not ours"),
         (_, 404) => (Kind::NotFound, "no such image, or not visible to this project"),
         (_, 405 | 501) => (Kind::NotSupported, "this server cannot do that"),
         (_, 408) => (Kind::TimedOut, "the server waited too long for the request"),
@@ -95,6 +119,7 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (_, 413) => too_large(said),
         (Op::Upload, 415) => (Kind::WrongFormat, "the content does not match the disk_format"),
         (_, 416) => (Kind::Integrity, "the data are shorter than the record says"),
+        (_, 431) => (Kind::ValueTooLarge, "the server takes no headers of that size"),
         (_, 429) => (Kind::ServerError, "the server asks for fewer requests"),
         (_, 500..) => (Kind::ServerError, "the server failed"),
         _ => (Kind::ServerError, "an answer that the Image API does not give"),

@@ -37,7 +37,7 @@ pub(crate) struct State {
     pub(crate) circular: bool,
     /// Nothing answers.
     pub(crate) down: bool,
-    /// The whole list never comes.
+    /// Neither the whole list nor the schema ever comes.
     pub(crate) stuck: bool,
     /// The server knows no filter by time.
     pub(crate) ancient: bool,
@@ -194,9 +194,14 @@ impl Listing for FakeService {
             "updated_at",
         ];
         let attributes = attributes.map(Box::from).into();
-        let down = self.state().down;
+        let (down, stuck) = {
+            let state = self.state();
+            (state.down, state.stuck)
+        };
         async move {
-            if down {
+            if stuck {
+                std::future::pending().await
+            } else if down {
                 Err(Error::new(Kind::Unreachable, "the fake is down"))
             } else {
                 Ok(Schema { attributes })

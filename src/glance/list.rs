@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::client::{Glance, Request};
 use super::error::{Operation, failed};
+use super::filter::Filter;
 use super::image::Image;
 use crate::config::Shown;
 use crate::error::{Kind, Result};
@@ -53,6 +53,16 @@ pub(super) fn views(shown: &Shown) -> Vec<String> {
 }
 
 impl NextPage {
+    /// A path of our own making, for servers that give no continuation.
+    pub(super) fn of(path: String) -> Self {
+        Self { path, views: Arc::default() }
+    }
+
+    /// Where the next page is.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Takes the query of what the server says, and nothing else of it: the next request goes to the same path of an
     /// endpoint of ours, whatever host or path a `next` names.
     pub(super) fn from_server(next: &str) -> Option<Self> {
@@ -97,10 +107,9 @@ impl Glance {
     /// # Errors
     /// `Invalid` from servers before Mitaka, which do not know the filter.
     pub async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page> {
-        let since = jiff::Timestamp::try_from(since).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        let since = since.strftime("%Y-%m-%dT%H:%M:%SZ");
+        let since = Filter::ChangedSince(since).v2();
         let order = "sort_key=updated_at&sort_dir=desc";
-        self.first_page(&format!("v2/images?limit={limit}&{order}&updated_at=gte:{since}")).await
+        self.first_page(&format!("v2/images?limit={limit}&{order}&{since}")).await
     }
 
     /// The first page of the first view.
@@ -111,14 +120,11 @@ impl Glance {
         self.page(Operation::List, pages.first().map_or(path, String::as_str), &views).await
     }
 
-    /// Every visible image of exactly this name (`name=eq:`), first page only.
-    ///
-    /// `eq:` takes all that follows it literally, commas, quotes and colons included; without it a name with a colon
-    /// is an error 400.
+    /// Every visible image of exactly this name, first page only.
     pub async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
-        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+        let name = Filter::Name(name.to_owned()).v2();
         // 100: duplicates are possible without limit, but a person has a handful.
-        let mut page = self.first_page(&format!("v2/images?limit=100&name=eq:{name}")).await?;
+        let mut page = self.first_page(&format!("v2/images?limit=100&{name}")).await?;
         let mut found = page.images;
         while let Some(view) = page.next_view {
             page = self.list(100, Some(&view)).await?;

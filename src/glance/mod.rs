@@ -1,16 +1,18 @@
-//! The Image API v2: requests, JSON, error kinds, retry with a deadline, server fail-over.
+//! The Image API, v2 and v1: requests, JSON, error kinds, retry with a deadline, server fail-over.
 //!
 //! `client` makes one exchange out of tries at several servers; `list`, `record`, `patch`, `schema`, `download`
 //! and `upload` are what can be asked; `error` says what answers mean, `retry` when to try again,
-//! `servers` whom to ask. The layers above know all this by the traits of `service`.
+//! `servers` whom to ask. `v1` asks the same of old clouds, `negotiated` finds out which of the two there is. The layers above know all this by the traits of `service`.
 
 mod client;
 mod download;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod filter;
 mod image;
 mod list;
+mod negotiated;
 mod patch;
 mod record;
 mod retry;
@@ -20,13 +22,17 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod v1;
 
 pub use client::Glance;
 pub use download::Download;
+pub use filter::Filter;
 pub use image::{Image, KEPT_MTIME, MultiHash, PROFILE_PROPERTY, RecordText, SECRET_KEYS, Status, time_text};
 pub use list::{NextPage, Page};
+pub use negotiated::Negotiated;
 pub use patch::Change;
 pub use record::NewImage;
 pub use schema::Schema;
 pub use service::{Cloud, Downloads, ImageService, Listing, OpenBody, Records};
 pub use upload::Placement;
+pub use v1::{GlanceV1, V1Member};

@@ -6,13 +6,12 @@ use std::time::{Duration, SystemTime};
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-/// Tries after the first one, each at the next server: what Nova and Cinder do by default.
-pub(super) const RETRIES: u32 = 3;
+use crate::error::Kind;
 
 /// Before the first retry: long enough for a restarted worker to listen again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Pauses grow up to this; the deadline of a request (60 s) bounds their number.
+/// Pauses grow up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Growing pauses with jitter, so that a thousand hosts do not come back in step.
@@ -36,11 +35,37 @@ pub(super) fn random_fraction() -> f64 {
     bits as f64 / (1u64 << 53) as f64
 }
 
-/// This status says that another try, perhaps at another server, may succeed.
+/// How often a request that failed is worth another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Worth {
+    /// Until its deadline: nothing works behind that address now, or it says when to come back.
+    UntilDeadline,
+    /// `--retries` times: it may be about this request.
+    AFewTries,
+    /// Never.
+    Nothing,
+}
+
+/// What an answer of this status and these headers is worth.
 ///
 /// A 500 is a failure of this one request; only reading is worth a second one. 501 and the like never are.
-pub(super) fn is_transient(status: StatusCode, reading: bool) -> bool {
-    matches!(status.as_u16(), 429 | 502 | 503 | 504) || (status.as_u16() == 500 && reading)
+pub(super) fn worth(status: StatusCode, headers: &HeaderMap, reading: bool) -> Worth {
+    match status.as_u16() {
+        502..=504 => Worth::UntilDeadline,
+        429 if retry_after(headers).is_some() => Worth::UntilDeadline,
+        429 => Worth::AFewTries,
+        500 if reading => Worth::AFewTries,
+        _ => Worth::Nothing,
+    }
+}
+
+/// What a try is worth that had no answer: refused, reset, timed out, cut off.
+pub(super) fn worth_of_silence(kind: Kind) -> Worth {
+    match kind {
+        Kind::Unreachable | Kind::TimedOut => Worth::UntilDeadline,
+        // Another server may have another certificate, or an answer with an end; waiting mends neither.
+        _ => Worth::AFewTries,
+    }
 }
 
 /// `Retry-After`, in seconds or as a date.
@@ -90,10 +115,25 @@ mod tests {
     }
 
     #[test]
-    fn a_500_is_retried_only_when_reading() {
-        assert!(is_transient(StatusCode::INTERNAL_SERVER_ERROR, true));
-        assert!(!is_transient(StatusCode::INTERNAL_SERVER_ERROR, false));
-        assert!(is_transient(StatusCode::SERVICE_UNAVAILABLE, false));
-        assert!(!is_transient(StatusCode::NOT_IMPLEMENTED, true));
+    fn an_outage_is_waited_for_and_a_failing_request_is_not() {
+        let (none, mut later) = (HeaderMap::new(), HeaderMap::new());
+        later.insert(RETRY_AFTER, "7".parse().unwrap());
+        for (status, headers, reading, expected) in [
+            (502, &none, false, Worth::UntilDeadline),
+            (503, &none, false, Worth::UntilDeadline),
+            (504, &none, true, Worth::UntilDeadline),
+            (429, &later, false, Worth::UntilDeadline),
+            (429, &none, false, Worth::AFewTries),
+            (500, &later, true, Worth::AFewTries),
+            (500, &none, false, Worth::Nothing),
+            (501, &none, true, Worth::Nothing),
+            (413, &later, true, Worth::Nothing),
+            (404, &none, true, Worth::Nothing),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(worth(status, headers, reading), expected, "{status} {reading}");
+        }
+        assert_eq!(worth_of_silence(Kind::Unreachable), Worth::UntilDeadline);
+        assert_eq!(worth_of_silence(Kind::Untrusted), Worth::AFewTries);
     }
 }

@@ -70,10 +70,8 @@ impl Servers {
 
     /// No usable answer came from the server `index`.
     pub(super) fn failed(&self, index: usize) {
+        self.pass_over(index);
         let mut state = self.state();
-        if state.current == index {
-            state.current = (index + 1) % self.urls.len();
-        }
         let health = &mut state.health[index];
         // Requests that failed together count as one failure.
         if health.rests_until.is_none_or(|until| until <= Instant::now()) {
@@ -83,6 +81,14 @@ impl Servers {
             if self.urls.len() > 1 {
                 tracing::warn!(server = %self.urls[index], seconds = rest.as_secs(), "server left out for a while");
             }
+        }
+    }
+
+    /// The next try goes to another server, where there is one: `index` works, and failed at this request.
+    pub(super) fn pass_over(&self, index: usize) {
+        let mut state = self.state();
+        if state.current == index {
+            state.current = (index + 1) % self.urls.len();
         }
     }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+use super::upload::Destination;
 use super::{Change, Download, Glance, Image, NewImage, NextPage, Page, Placement, Schema};
 use crate::error::Result;
 use crate::units::{ByteRange, ImageId};
@@ -123,7 +124,7 @@ impl Records for Glance {
         placement: &'a Placement,
         open: &'a OpenBody<'a>,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(Glance::upload_to(self, id, size, placement, open))
+        Box::pin(Glance::upload_to(self, Destination::Store, id, size, placement, open))
     }
 
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {

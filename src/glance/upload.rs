@@ -27,7 +27,8 @@ use super::client::{Exchange, Glance, host, read_body, transport_error};
 use super::error::{Operation, answered, failed};
 use super::image::Status;
 use super::record::{path, subject};
-use super::retry::{Backoff, RETRIES, is_transient};
+use super::retry::{Backoff, Worth, worth};
+use super::v1::{self, GlanceV1};
 use crate::auth::Credential;
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
@@ -69,10 +70,42 @@ enum Outcome {
     Failed(Error),
 }
 
+/// Where an upload goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Destination {
+    /// `PUT /v2/images/<id>/file`.
+    Store,
+    /// `PUT /v1/images/<id>`, which is also how v1 changes a record.
+    V1,
+}
+
+impl Destination {
+    fn path(self, id: &ImageId) -> String {
+        match self {
+            Self::Store => format!("{}/file", path(id)),
+            Self::V1 => v1::path(id),
+        }
+    }
+
+    /// The header that says how many bytes are coming, so that the store can reserve the space, and Glance refuse a
+    /// body of another length.
+    fn size_header(self) -> &'static str {
+        match self {
+            Self::Store => "x-openstack-image-size",
+            Self::V1 => "x-image-meta-size",
+        }
+    }
+
+    /// v1 takes a body of no bytes with a length for a change of the record, and one in chunks for data.
+    fn tells_length(self, size: u64) -> bool {
+        size > 0 || self == Self::Store
+    }
+}
+
 impl Glance {
     /// Uploads `size` bytes. `open` is called for each attempt with nothing sent yet; the stream must give exactly `size` bytes.
     ///
-    /// Tried again from the start (three times at most) when the connection broke and the record is back in `queued`;
+    /// Tried again from the start (`--retries` times, and while no server takes a connection) when the connection broke and the record is back in `queued`;
     /// an upload whose answer was lost but which the record shows as active with `size` bytes is done. The caller
     /// compares the hash.
     ///
@@ -89,15 +122,16 @@ impl Glance {
         size: u64,
         open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
     ) -> Result<()> {
-        self.upload_to(id, size, &Placement::default(), open).await
+        self.upload_to(Destination::Store, id, size, &Placement::default(), open).await
     }
 
-    /// The same, to where `placement` says.
+    /// Uploads by either version of the API, to where `placement` says.
     ///
     /// # Errors
     /// As [`upload`](Self::upload); `Invalid` when there is no such store.
-    pub async fn upload_to(
+    pub(super) async fn upload_to(
         &self,
+        to: Destination,
         id: &ImageId,
         size: u64,
         placement: &Placement,
@@ -112,12 +146,12 @@ impl Glance {
             .await
             .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
         let mut backoff = Backoff::default();
-        let (mut tries, mut renewed) = (0, false);
+        let (mut tries, mut retries, mut renewed) = (0, 0, false);
         let mut moved_at = Instant::now();
         loop {
             let credential = self.inner.auth.credential().await?;
             let patience = if tries == 0 { Duration::ZERO } else { PATIENCE.min(self.inner.timeout / 4) };
-            let data = Data { size, stream: open(), patience, placement };
+            let data = Data { to, size, stream: open(), patience, placement };
             let error = match self.put(id, &subject, data, &credential, &mut moved_at).await {
                 Outcome::Done => return Ok(()),
                 Outcome::Failed(error) => return Err(error),
@@ -130,17 +164,21 @@ impl Glance {
                 Outcome::Refused => {
                     return Err(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b""));
                 }
+                // Nobody is there: worth waiting for.
                 Outcome::Unsent(error) => error,
                 Outcome::Unknown(error) | Outcome::Conflict(error) => {
-                    match self.settle(id, size, error).await? {
+                    match self.settle(to, id, size, error).await? {
                         None => return Ok(()),
-                        Some(error) => error,
+                        Some(error) => {
+                            retries += 1;
+                            error
+                        }
                     }
                 }
             };
             tries += 1;
             let pause = backoff.pause();
-            if tries > RETRIES || moved_at.elapsed() + pause >= self.inner.timeout {
+            if retries > self.inner.retries || moved_at.elapsed() + pause >= self.inner.timeout {
                 return Err(error);
             }
             tracing::warn!(%error, "uploading again from the start");
@@ -163,12 +201,14 @@ impl Glance {
         let progress = Arc::new(Progress::default());
         // However this function ends: if the body has not, its connection is of no use any more.
         let _stop = progress.stop.clone().drop_guard();
-        let path = format!("{}/file", path(id));
+        let to = data.to;
+        let path = to.path(id);
         let mut exchange = Exchange::new(Method::PUT, base, &path);
         let mut builder = match exchange.builder(&self.inner.data, credential) {
             Ok(builder) => builder,
             Err(error) => return Outcome::Failed(error),
         };
+        builder = builder.header(CONTENT_TYPE, "application/octet-stream").header(to.size_header(), size);
         for (header, value) in [
             ("x-image-meta-store", &data.placement.store),
             ("x-openstack-base-image-ref", &data.placement.base_image),
@@ -177,17 +217,14 @@ impl Glance {
                 builder = builder.header(header, value);
             }
         }
+        if to.tells_length(size) {
+            builder = builder.header(CONTENT_LENGTH, size);
+        }
         let body = match size {
-            0 => Body::from(Bytes::new()),
+            0 if to.tells_length(size) => Body::from(Bytes::new()),
             _ => Body::wrap_stream(Paced::new(data, Arc::clone(&progress))),
         };
-        let sending = builder
-            .header(CONTENT_TYPE, "application/octet-stream")
-            .header(CONTENT_LENGTH, size)
-            // Lets the store reserve the space, and Glance refuse a body of another length.
-            .header("x-openstack-image-size", size)
-            .body(body)
-            .send();
+        let sending = builder.body(body).send();
         let answer = self.watch(sending, size, &progress, moved_at).await;
         if let Some(error) = progress.local_error() {
             return Outcome::Failed(Error::io(format!("uploading {subject}: reading the data"), error));
@@ -215,6 +252,7 @@ impl Glance {
             servers.succeeded(server);
             return Outcome::Done;
         }
+        let headers = response.headers().clone();
         let text = match timeout(REFUSAL_WAIT, read_body(&mut response, PIECE)).await {
             Ok(Ok(Some(text))) => text,
             _ => Bytes::new(),
@@ -223,7 +261,7 @@ impl Glance {
         match status {
             StatusCode::UNAUTHORIZED => Outcome::Refused,
             StatusCode::CONFLICT => Outcome::Conflict(error),
-            status if is_transient(status, false) => Outcome::Unknown(error),
+            status if worth(status, &headers, false) != Worth::Nothing => Outcome::Unknown(error),
             _ => Outcome::Failed(error),
         }
     }
@@ -262,11 +300,18 @@ impl Glance {
     /// Asks the record what became of an upload that ended with `error`: `None`, it is done; `Some`, it may be tried again.
     ///
     /// Glance needs a moment to see a broken connection, and a store may be finishing meanwhile.
-    async fn settle(&self, id: &ImageId, size: u64, error: Error) -> Result<Option<Error>> {
+    async fn settle(&self, to: Destination, id: &ImageId, size: u64, error: Error) -> Result<Option<Error>> {
         let deadline = Instant::now() + self.inner.timeout;
         let mut backoff = Backoff::default();
         loop {
-            let image = match timeout_at(deadline, self.show(id)).await {
+            let v1 = GlanceV1::new(self.clone());
+            let shown = async {
+                match to {
+                    Destination::Store => self.show(id).await,
+                    Destination::V1 => v1.show(id).await,
+                }
+            };
+            let image = match timeout_at(deadline, shown).await {
                 Ok(Ok(image)) => image,
                 Ok(Err(gone)) if gone.kind() == Kind::NotFound => return Err(gone),
                 // What happened first says more than that the server is still away.
@@ -276,6 +321,8 @@ impl Glance {
             match image.status {
                 Status::Active if image.size == Some(size) => return Ok(None),
                 Status::Queued => return Ok(Some(error)),
+                // v1 gives up the image with the upload; whoever made the record may make another.
+                Status::Killed => return Err(error.context("the image was killed")),
                 Status::Saving if Instant::now() + pause < deadline => {}
                 status => {
                     let what = format!("the answer was lost, and the image is {}", status.as_str());
@@ -295,6 +342,7 @@ struct Stalled {
 
 /// What one try sends.
 struct Data<'a> {
+    to: Destination,
     size: u64,
     placement: &'a Placement,
     stream: BoxStream<'static, io::Result<Bytes>>,

@@ -33,7 +33,13 @@ pub(crate) fn pattern(seed: u64, range: ByteRange) -> Vec<u8> {
 
 /// Short deadlines and four connections.
 pub(crate) fn http() -> HttpConfig {
-    HttpConfig { timeout: Duration::from_millis(300), ca_cert: None, insecure: false, max_connections: 4 }
+    HttpConfig {
+        timeout: Duration::from_millis(300),
+        retries: 3,
+        ca_cert: None,
+        insecure: false,
+        max_connections: 4,
+    }
 }
 
 /// An active image of `size` bytes.

@@ -179,9 +179,9 @@ impl Upload {
         };
         let created = self.allowance.wait_for(self.shared.records.create(&image)).await;
         if let Err(error) = &created
-            && !may_have_happened(error.kind())
+            && (error.is_unasked() || !may_have_happened(error.kind()))
         {
-            // Refused: no record came to be, and one of that id would not be ours.
+            // Refused, or never sent: no record came to be, and one of that id would not be ours.
             self.journal.record = Record::None;
         }
         created.map_err(|error| error.context("creating the image"))

@@ -29,5 +29,6 @@ mod status;
 mod tls;
 mod tools;
 mod uploading;
+mod v1;
 mod whole;
 mod xattrs;

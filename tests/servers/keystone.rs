@@ -24,8 +24,13 @@ const CHILD: &str = "GLANCEFS_TEST_LIST_FOR";
 #[tokio::test]
 async fn child() {
     let Ok(seconds) = std::env::var(CHILD) else { return };
-    let http =
-        HttpConfig { timeout: Duration::from_secs(10), ca_cert: None, insecure: false, max_connections: 1 };
+    let http = HttpConfig {
+        timeout: Duration::from_secs(10),
+        retries: 3,
+        ca_cert: None,
+        insecure: false,
+        max_connections: 1,
+    };
     let config = AuthConfig {
         method: AuthMethod::Keystone { cloud: std::env::var("OS_CLOUD").ok() },
         auth_type: None,

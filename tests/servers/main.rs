@@ -15,6 +15,7 @@ mod keystone;
 #[path = "../e2e/harness/run.rs"]
 mod run;
 mod uploads;
+mod v1;
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -42,7 +43,13 @@ fn start(auth: &str, options: &[&str]) -> Devcloud {
 }
 
 fn http() -> HttpConfig {
-    HttpConfig { timeout: Duration::from_secs(30), ca_cert: None, insecure: false, max_connections: 8 }
+    HttpConfig {
+        timeout: Duration::from_secs(30),
+        retries: 3,
+        ca_cert: None,
+        insecure: false,
+        max_connections: 8,
+    }
 }
 
 /// A client of a cloud without Keystone: `user`'s, or one without a token.

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
@@ -49,6 +50,8 @@ pub(crate) struct Files {
     /// Extents used since their stamps were last written.
     touched: Bits,
     writable: bool,
+    /// What this process saw, before it is durable. A leaf lock.
+    matched: Mutex<Option<Proof>>,
 }
 
 impl Files {
@@ -134,7 +137,8 @@ impl Files {
     fn with(index: File, data: File, header: Header, writable: bool) -> Self {
         let blocks = BlockRange::of_image(header.size).len();
         let extents = blocks.div_ceil(EXTENT_BLOCKS);
-        Self { index, data, header, present: Presence::new(blocks), touched: Bits::new(extents), writable }
+        let (present, touched) = (Presence::new(blocks), Bits::new(extents));
+        Self { index, data, header, present, touched, writable, matched: Mutex::default() }
     }
 
     /// Names the files.
@@ -373,19 +377,28 @@ impl Files {
         self.data.sync_data()
     }
 
-    /// Records that the whole was hashed and matched while the data file was in `proof.state`.
+    /// The whole was hashed and matched while the data file was in `proof.state`. This process may rely on it
+    /// at once; [`Self::record`] tells later ones.
+    pub(crate) fn matched(&self, proof: Proof) {
+        *self.matched.lock().unwrap_or_else(PoisonError::into_inner) = Some(proof);
+    }
+
+    /// Records that the whole was hashed and matched while the data file was in `proof.state`. Only what is
+    /// durable ([`Self::sync`]) may be recorded: a proof must not outlive the bytes it vouches for in a power cut.
     pub(crate) fn record(&self, proof: Proof) -> io::Result<()> {
         let header = Header { proof: Some(proof), ..self.header.clone() };
         self.index.write_all_at(&header.encode(), 0)
     }
 
-    /// How the whole is proven, by the header on disk and the data file as it is now. Two short system calls.
+    /// How the whole is proven, by what this process saw or the header on disk says, and the data file as it is
+    /// now. Two short system calls.
     pub(crate) fn proven(&self) -> Verified {
-        let proof = read_header(&self.index).ok().flatten().and_then(|header| header.proof);
-        match (proof, self.state()) {
-            (Some(proof), Ok(state)) if proof.state == state && self.is_complete() => proof.kind,
-            _ => Verified::None,
-        }
+        let Ok(state) = self.state() else { return Verified::None };
+        let seen = *self.matched.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorded = || read_header(&self.index).ok().flatten().and_then(|header| header.proof);
+        let holds = |proof: &Proof| proof.state == state && self.is_complete();
+        let proof = seen.filter(holds).or_else(|| recorded().filter(holds));
+        proof.map_or(Verified::None, |proof| proof.kind)
     }
 
     /// The data file, opened anew, if it is complete, verified and as it was then; nobody frees any of it
@@ -420,6 +433,7 @@ impl Files {
 
     /// Drops everything: the bytes are not what they should be.
     pub(crate) fn clear(&self, folder: &Folder) -> io::Result<()> {
+        *self.matched.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.index.write_all_at(&Header { proof: None, ..self.header.clone() }.encode(), 0)?;
         self.index.set_len(HEADER_LEN)?;
         self.index.set_len(index_len(self.header.size))?;

@@ -1,6 +1,7 @@
 //! How the client behaves when a server does not: refused, cut, silent, lying.
 
 mod script;
+mod v1;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::*;
 use crate::config::AuthMethod;
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
-use script::{Act, Script, answer, client};
+use script::{Act, Script, answer, client, client_with};
 
 const ID: &str = "1f3c9a2b-0000-4000-8000-000000000001";
 
@@ -77,7 +78,7 @@ mod requests {
             let glance = client(&[&url, &server.url], AuthMethod::None, LONG).await;
             assert_eq!(glance.list(10, None).await.unwrap().images.len(), 1);
         }
-        let glance = client(&[&url], AuthMethod::None, LONG).await;
+        let glance = client(&[&url], AuthMethod::None, Duration::from_secs(1)).await;
         assert_eq!(kind(glance.list(10, None).await), Kind::Unreachable);
     }
 
@@ -109,6 +110,66 @@ mod requests {
         assert_eq!(server.count(), 4);
         assert_eq!(kind(glance.create(&new_image()).await), Kind::ServerError);
         assert_eq!(server.count(), 5);
+    }
+
+    #[tokio::test]
+    async fn retries_bound_what_fails_at_servers_that_answer_and_go_from_server_to_server() {
+        for failure in ["500 Internal Server Error", "429 Too Many Requests"] {
+            let (one, other) =
+                (Script::serve(vec![status(failure)]).await, Script::serve(vec![status(failure)]).await);
+            for (retries, requests) in [(0, 1), (1, 2), (5, 6)] {
+                let before = (one.count(), other.count());
+                let glance = client_with(&[&one.url, &other.url], AuthMethod::None, LONG, retries).await;
+                assert_eq!(kind(glance.show(&id()).await), Kind::ServerError);
+                let sent = (one.count() - before.0, other.count() - before.1);
+                assert_eq!(sent.0 + sent.1, requests, "{failure}");
+                assert!(sent.0.abs_diff(sent.1) <= 1, "{failure}: {sent:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_waited_for_until_the_deadline_whatever_the_retries() {
+        for fault in [
+            Act::Close,
+            status("502 Bad Gateway"),
+            status("503 Service Unavailable"),
+            status("504 Gateway Timeout"),
+            Act::Answer(answer("429 Too Many Requests", &["Retry-After: 0"], "")),
+        ] {
+            let server = Script::serve(vec![fault.clone(), fault.clone(), fault, page(&[])]).await;
+            let glance = client_with(&[&server.url], AuthMethod::None, LONG, 0).await;
+            glance.list(10, None).await.unwrap();
+            assert_eq!(server.count(), 4);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_restarted_is_found_again_by_the_same_request() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let url: url::Url = format!("http://{address}/").parse().unwrap();
+        let glance = client_with(&[&url], AuthMethod::None, LONG, 0).await;
+        let request = tokio::spawn(async move { glance.list(10, None).await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!request.is_finished(), "refused connections are tried again");
+        let _server = Script::serve_at(address, vec![page(&[])]).await;
+        request.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_error_says_whether_any_server_can_have_seen_the_request() {
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", gone.local_addr().unwrap()).parse().unwrap();
+        drop(gone);
+        let short = Duration::from_secs(1);
+        let refused = client(&[&url], AuthMethod::None, short).await.create(&new_image()).await.unwrap_err();
+        assert!(refused.is_unasked() && refused.duplicate().context("x").is_unasked(), "{refused}");
+        let server = Script::serve(vec![Act::Close]).await;
+        let cut = server.client(short).await.create(&new_image()).await.unwrap_err();
+        assert_eq!(cut.kind(), Kind::Unreachable);
+        assert!(!cut.is_unasked(), "{cut}");
     }
 
     #[tokio::test]

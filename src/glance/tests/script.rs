@@ -1,5 +1,6 @@
 //! A server that answers by script, for faults that no real one produces.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,7 +41,12 @@ pub struct Script {
 impl Script {
     /// Serves `acts` one after the other; the last one for ever.
     pub async fn serve(acts: Vec<Act>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve_at("127.0.0.1:0".parse().unwrap(), acts).await
+    }
+
+    /// The same at an address.
+    pub async fn serve_at(address: SocketAddr, acts: Vec<Act>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         let requests = Arc::default();
         tokio::spawn(accept(listener, acts, Arc::clone(&requests)));
@@ -67,8 +73,12 @@ impl Script {
 }
 
 pub async fn client(urls: &[&Url], method: AuthMethod, timeout: Duration) -> Glance {
+    client_with(urls, method, timeout, 3).await
+}
+
+pub async fn client_with(urls: &[&Url], method: AuthMethod, timeout: Duration, retries: u32) -> Glance {
     let endpoints = urls.iter().copied().cloned().collect();
-    let http = HttpConfig { timeout, ca_cert: None, insecure: false, max_connections: 4 };
+    let http = HttpConfig { timeout, retries, ca_cert: None, insecure: false, max_connections: 4 };
     let auth = AuthConfig { method, auth_type: None, endpoints, region: None, interface: None };
     Glance::new(Auth::connect(&auth, &http, None).await.unwrap(), &http).unwrap()
 }
