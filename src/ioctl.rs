@@ -60,6 +60,20 @@ pub const RETRY: Opcode = opcode::write::<[u8; Choice::LEN]>(TYPE, 32);
 /// Throws away what is in the spool: a [`Choice`].
 pub const DISCARD: Opcode = opcode::write::<[u8; Choice::LEN]>(TYPE, 33);
 
+/// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` of `linux/fs.h`, as `lsattr` and `chattr` ask. Their numbers say `long`;
+/// what is copied is an `int`, and since Linux 5.13 the kernel itself asks and sends 4 bytes.
+pub const GETFLAGS: Opcode = opcode::read::<std::ffi::c_long>(b'f', 1);
+/// See [`GETFLAGS`].
+pub const SETFLAGS: Opcode = opcode::write::<std::ffi::c_long>(b'f', 2);
+/// `FS_IOC_FSGETXATTR`: how the kernel looks at the flags before it sets them. The answer is a `struct fsxattr`.
+pub const FSGETXATTR: Opcode = opcode::read::<[u8; FSXATTR_LEN]>(b'X', 31);
+/// Bytes of a `struct fsxattr`, whose first four are the flags.
+pub const FSXATTR_LEN: usize = 28;
+/// [`IMMUTABLE`] as a `struct fsxattr` has it.
+pub const XFLAG_IMMUTABLE: u32 = 0x8;
+/// `FS_IMMUTABLE_FL`: the file cannot be removed.
+pub const IMMUTABLE: u32 = 0x10;
+
 const MAGIC: &[u8; 4] = b"gfs1";
 const TEXT_AT: usize = 24;
 
@@ -244,6 +258,7 @@ mod tests {
         assert_eq!(LOOK, 0x4040_E706);
         let id: ImageId = "1f3c".parse().unwrap();
         assert_eq!(look(&id)[..6], *b"1f3c\0\0");
+        assert_eq!((GETFLAGS, SETFLAGS, FSGETXATTR), (0x8008_6601, 0x4008_6602, 0x801c_581f));
         let progress = Progress { stage: Stage::Failed, size: 0x0102, cached: 0x03, text: "full".into() };
         let raw = progress.encode();
         let mut golden = [0; 512];

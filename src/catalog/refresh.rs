@@ -113,7 +113,7 @@ impl Refresher {
             self.drop_all(gone, &mut found).await?;
             // The latest come first: behind a page that refreshes have brought before there is nothing new. What
             // this mount learned by itself is known, too, and says nothing of what others did before it.
-            match page.next.filter(|_| found.edits.len() > before) {
+            match page.next.filter(|_| found.edits.len() > before).or(page.next_view) {
                 None => return Ok(found),
                 Some(next) => page = service.list(CHANGES_PAGE, Some(&next)).await?,
             }
@@ -158,7 +158,7 @@ impl Refresher {
                 page => page?,
             };
             self.take(list, page.images, &mut found, Some(&mut seen)).await?;
-            match page.next {
+            match page.next.or(page.next_view) {
                 None => {
                     self.take_away(list, &seen, &mut found).await?;
                     return Ok(Some(found));

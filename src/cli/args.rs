@@ -64,6 +64,14 @@ pub enum ProfileCommand {
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Store the boot profile of an image in the property glancefs_profile of the image.
+    ///
+    /// Mounts that have none of their own use it. Whoever may change the image may publish; to take it back:
+    /// setfattr -x user.glance.property.glancefs_profile PATH.
+    Publish {
+        /// The image, on a mount.
+        path: PathBuf,
+    },
     /// Take over the boot profile of an image from a file ("-": standard input).
     Import {
         /// The image, on a mount.
@@ -168,6 +176,16 @@ pub struct LoginArguments {
 pub struct CloudArguments {
     #[command(flatten)]
     pub login: LoginArguments,
+
+    /// List hidden images (os_hidden), too.
+    #[arg(long)]
+    pub hidden: bool,
+
+    /// List images of these visibilities only: public, private, shared, community or all, separated by commas
+    /// [default: what Glance lists: the project's own, public ones, and accepted shared ones]. Others can still be
+    /// opened below .by-id.
+    #[arg(long, value_name = "WHICH")]
+    pub visibility: Option<String>,
 
     /// How long the list of images is believed before it is fetched again.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = units::parse_duration)]
@@ -295,6 +313,11 @@ pub struct AccessArguments {
     /// They may hold the credentials of its store (OSSN-0065).
     #[arg(long)]
     pub show_locations: bool,
+
+    /// Keep modification times that are set, in the property glancefs_mtime, and show them instead of the time of
+    /// creation: a second rsync -a then sends nothing.
+    #[arg(long)]
+    pub keep_times: bool,
 
     /// Let other users in; the kernel then checks owner and permission bits.
     #[arg(long)]

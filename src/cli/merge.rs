@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::args::{AccessArguments, LocalArguments, LoginArguments, MountArguments};
+use super::args::{AccessArguments, CloudArguments, LocalArguments, LoginArguments, MountArguments};
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
-    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig,
-    SpoolConfig, memory, paths,
+    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig, Shown,
+    SpoolConfig, Visibility, memory, paths,
 };
 use crate::error::{Error, Kind, Result};
 use crate::manage::Connection;
@@ -44,7 +44,8 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     let cloud = &arguments.cloud;
     in_bounds("--metadata-ttl", cloud.metadata_ttl, Duration::from_millis(100), LONGEST_TTL)?;
     let catalog = CatalogConfig { ttl: cloud.metadata_ttl, allow_stale: cloud.allow_stale };
-    let access = access_config(&arguments.access, environment)?;
+    let shown = shown(cloud)?;
+    let access = access_config(&arguments.access, environment, http.timeout)?;
     if source.image.is_some() && access.allow_overwrite {
         return Err(wrong(
             "--allow-overwrite makes new images, and this mount shows one image only: leave it out, or mount the cloud",
@@ -58,6 +59,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         log_file,
         auth,
         http,
+        shown,
         api_version: cloud.api_version,
         catalog,
         cache,
@@ -67,6 +69,31 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         passthrough: arguments.local.passthrough,
         prefetch: arguments.local.prefetch,
     })
+}
+
+fn shown(cloud: &CloudArguments) -> Result<Shown> {
+    let words = cloud.visibility.iter().flat_map(|words| words.split(',')).map(str::trim);
+    let known =
+        [Visibility::Public, Visibility::Private, Visibility::Shared, Visibility::Community, Visibility::All];
+    let visibility = |word: &str| {
+        let found = known.into_iter().find(|visibility| visibility.as_str() == word);
+        found.ok_or_else(|| {
+            wrong(format!(
+                "--visibility {word:?} is not known: use public, private, shared, community or all"
+            ))
+        })
+    };
+    let mut visibilities = Vec::new();
+    for found in words.filter(|word| !word.is_empty()).map(visibility) {
+        let found = found?;
+        if !visibilities.contains(&found) {
+            visibilities.push(found);
+        }
+    }
+    if visibilities.contains(&Visibility::All) {
+        visibilities = vec![Visibility::All];
+    }
+    Ok(Shown { visibilities, hidden: cloud.hidden })
 }
 
 /// How a command reaches the cloud. `address` is that of the Glance at which an image was named: it is asked when
@@ -253,7 +280,11 @@ fn local_config(local: &LocalArguments, environment: &Environment) -> Result<(Ca
     Ok((cache, SpoolConfig { dir: spool_dir, size, keep_failed: local.keep_failed }))
 }
 
-fn access_config(access: &AccessArguments, environment: &Environment) -> Result<AccessConfig> {
+fn access_config(
+    access: &AccessArguments,
+    environment: &Environment,
+    patience: Duration,
+) -> Result<AccessConfig> {
     for (flag, name) in
         [(access.allow_delete, "--allow-delete"), (access.allow_overwrite, "--allow-overwrite")]
     {
@@ -274,6 +305,8 @@ fn access_config(access: &AccessArguments, environment: &Environment) -> Result<
         allow_delete: access.allow_delete,
         allow_overwrite: access.allow_overwrite,
         show_locations: access.show_locations,
+        patience,
+        keep_times: access.keep_times,
     })
 }
 

@@ -8,6 +8,8 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
+use crate::glance::PROFILE_PROPERTY;
+use crate::read::publishable;
 
 use super::args::ProfileCommand;
 
@@ -22,13 +24,31 @@ pub(super) fn run(command: &ProfileCommand) -> Result<()> {
     match command {
         ProfileCommand::Export { path, output } => export(path, output.as_deref()),
         ProfileCommand::Import { path, file } => import(path, file),
+        ProfileCommand::Publish { path } => publish(path),
     }
 }
 
-fn export(path: &Path, output: Option<&Path>) -> Result<()> {
+/// The profile as the mount has it.
+fn profile_of(path: &Path) -> Result<Vec<u8>> {
     let mut text = vec![0; MOST_BYTES];
     let len = getxattr(path, ATTRIBUTE, &mut text).map_err(|error| refused(path, error))?;
     text.truncate(len);
+    Ok(text)
+}
+
+fn publish(path: &Path) -> Result<()> {
+    let text = publishable(&profile_of(path)?)?;
+    let name = format!("user.glance.property.{PROFILE_PROPERTY}");
+    setxattr(path, &*name, text.as_bytes(), XattrFlags::empty()).map_err(|error| {
+        Error::io(
+            format!("publishing the boot profile of {} (the log of the mount says more)", path.display()),
+            error.into(),
+        )
+    })
+}
+
+fn export(path: &Path, output: Option<&Path>) -> Result<()> {
+    let text = profile_of(path)?;
     match output {
         Some(output) => std::fs::write(output, &text)
             .map_err(|error| Error::io(format!("writing {}", output.display()), error)),

@@ -32,6 +32,8 @@ pub struct Config {
     pub store: Option<String>,
     /// How requests are made.
     pub http: HttpConfig,
+    /// Which images are listed.
+    pub shown: Shown,
     /// By which version of the Image API.
     pub api_version: ApiVersion,
     /// How the list of images is kept.
@@ -143,6 +145,44 @@ pub struct HttpConfig {
     pub max_connections: usize,
 }
 
+/// Which images are listed, besides being visible to the project.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Only images of these visibilities; none given: what Glance lists by itself, which is our own, the public
+    /// ones, and those that were shared with us and accepted.
+    pub visibilities: Vec<Visibility>,
+    /// Hidden images (`os_hidden`) as well.
+    pub hidden: bool,
+}
+
+/// Who sees an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visibility {
+    /// Everybody.
+    Public,
+    /// Its project.
+    Private,
+    /// Its project and members.
+    Shared,
+    /// Everybody who asks for it.
+    Community,
+    /// Whatever it is.
+    All,
+}
+
+impl Visibility {
+    /// As Glance writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Private => "private",
+            Self::Shared => "shared",
+            Self::Community => "community",
+            Self::All => "all",
+        }
+    }
+}
+
 /// How the list of images is kept.
 #[derive(Debug, Clone)]
 pub struct CatalogConfig {
@@ -201,4 +241,8 @@ pub struct AccessConfig {
     pub allow_overwrite: bool,
     /// Where the data of an image are can be read as an attribute; it may hold credentials.
     pub show_locations: bool,
+    /// How long a change of metadata may wait for its turn (`--timeout`).
+    pub patience: Duration,
+    /// A modification time that is set is kept in a property of the image and shown.
+    pub keep_times: bool,
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::Ino;
+use super::draft::DraftFile;
 use crate::config::AccessConfig;
 use crate::glance::{Image, Status};
 
@@ -80,16 +81,24 @@ impl Attributes {
         }
     }
 
+    /// The record of an image, which can be written.
+    pub(super) fn record(&self, ino: Ino, size: u64) -> Attr {
+        let mode = if self.access.read_only { self.access.file_mode & !0o222 } else { self.access.file_mode };
+        Attr { mode, ..self.text(ino, size) }
+    }
+
     /// An image as listed. Only what is settled may be cached by the kernel: an image that is not
     /// active yet may be at any moment.
     pub(super) fn image(&self, ino: Ino, image: &Image) -> Attr {
         let ttl = if image.status == Status::Active { self.ttl } else { Duration::ZERO };
-        Attr { ttl, ..self.file(ino, readable_size(image), image.created_at, image.updated_at) }
+        let mtime = image.kept_mtime.filter(|_| self.access.keep_times).unwrap_or(image.created_at);
+        Attr { ttl, ..self.file(ino, readable_size(image), mtime, image.updated_at) }
     }
 
     /// A file that is being written.
-    pub(super) fn draft(&self, ino: Ino, size: u64, since: SystemTime) -> Attr {
-        self.file(ino, size, since, since)
+    pub(super) fn draft(&self, ino: Ino, file: &DraftFile) -> Attr {
+        let kept = if self.access.keep_times { file.kept_mtime() } else { None };
+        self.file(ino, file.draft().size(), kept.unwrap_or(file.since), file.since)
     }
 
     fn file(&self, ino: Ino, size: u64, mtime: SystemTime, ctime: SystemTime) -> Attr {

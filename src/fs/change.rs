@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use serde_json::Value;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::draft::Outcome;
 use super::{ImageFs, Ino, Node};
@@ -50,7 +50,7 @@ impl ImageFs {
             Some(_) => return Err(Error::new(Kind::IsDirectory, "a directory")),
         };
         if let Some(old) = &replaced {
-            deletable(old)?;
+            self.deletable(old).await?;
         }
         if let Some(file) = self.draft(&id) {
             if replaced.is_some() {
@@ -63,12 +63,20 @@ impl ImageFs {
         }
         let name = Value::String(glance_name);
         let changes = [Change::Set { key: "name".to_owned(), value: name }];
-        let image = self.layers.service.update(&id, &changes).await?;
-        self.layers.catalog.learn(image);
-        if let Some(old) = replaced {
-            self.delete(&old).await?;
+        let turn = self.turn(&id).await?;
+        let before = self.known_image(&id).and_then(|image| image.name.clone());
+        self.change(&id, &changes, &turn).await?;
+        let Some(old) = replaced else { return Ok(()) };
+        let deleted = self.delete(&old).await;
+        if deleted.is_err() {
+            // The two have one name now, which is not what was asked for, and not what was.
+            let value = before.as_deref().map_or(Value::Null, Value::from);
+            let back = [Change::Set { key: "name".to_owned(), value }];
+            if let Err(error) = self.change(&id, &back, &turn).await {
+                warn!(image = %id, %error, "an image keeps the name of one that could not be deleted");
+            }
         }
-        Ok(())
+        deleted
     }
 
     /// Deletes an image, which `--allow-delete` permits, or forgets a file that is being written.
@@ -109,7 +117,7 @@ impl ImageFs {
         let image = self.image(&id).await?;
         let act = || format!("delete {name:?} (image {id})");
         self.permitted(self.access.allow_delete, "--allow-delete", act)?;
-        deletable(&image)?;
+        self.deletable(&image).await?;
         self.delete(&image).await
     }
 
@@ -123,6 +131,14 @@ impl ImageFs {
         Ok(())
     }
 
+    /// Somebody may have ended the protection since the image was listed.
+    async fn deletable(&self, image: &Image) -> Result<()> {
+        if image.protected && self.shown_image(&image.id).await?.protected {
+            return Err(Error::new(Kind::NotPermitted, format!("image {} is protected", image.id)));
+        }
+        Ok(())
+    }
+
     async fn image_in_root(&self, name: &OsStr) -> Result<ImageId> {
         let known = name.to_str().and_then(|name| self.known_in_root(name));
         match known {
@@ -131,11 +147,4 @@ impl ImageFs {
             None => Err(Error::new(Kind::NotFound, "no such image")),
         }
     }
-}
-
-fn deletable(image: &Image) -> Result<()> {
-    if image.protected {
-        return Err(Error::new(Kind::NotPermitted, format!("image {} is protected", image.id)));
-    }
-    Ok(())
 }

@@ -20,9 +20,12 @@ impl ImageFs {
         }
         let node = self.node(ino)?;
         let Node::Image(id) = node else { return self.directory_fact(&node, name).await };
-        if let Some(file) = self.draft(&id) {
-            let running = file.draft().running().filter(|_| name == UPLOAD_PROGRESS);
-            return running.map(|(sent, size)| format!("{sent}/{size}").into_bytes()).ok_or_else(absent);
+        if let Some(file) = self.unrecorded(&id) {
+            if name == UPLOAD_PROGRESS {
+                let running = file.draft().running();
+                return running.map(|(sent, size)| format!("{sent}/{size}").into_bytes()).ok_or_else(absent);
+            }
+            return self.draft_record(&file).value(name);
         }
         let image = self.image(&id).await?;
         if name == PROFILE {
@@ -38,36 +41,16 @@ impl ImageFs {
         }
     }
 
-    /// Sets an extended attribute: the boot profile is the only one, and only the owner of the mount and root may.
-    ///
-    /// # Errors
-    /// `Invalid` for what is no profile of this image's data, `NotPermitted`, `NotSupported`.
-    pub async fn setxattr(&self, ino: Ino, name: &str, value: Vec<u8>, caller: u32) -> Result<()> {
-        let Node::Image(id) = self.node(ino)? else {
-            return Err(Error::new(Kind::NotSupported, "only images have attributes"));
-        };
-        if name != PROFILE {
-            return Err(Error::new(Kind::NotSupported, format!("{name} cannot be set")));
-        }
-        if caller != 0 && caller != self.access.uid {
-            return Err(Error::new(Kind::NotPermitted, "a boot profile is set by the owner of the mount"));
-        }
-        let image = self.image(&id).await?;
-        let identity = self.identity(&image);
-        let kept = self.layers.readers.keep_profile(&identity.digest, identity.size, value).await;
-        // setxattr(2) tells no reason: the log does.
-        kept.inspect_err(|error| tracing::warn!(image = %id, %error, "a boot profile was refused"))
-    }
-
     /// The names of the extended attributes, each ended by NUL.
     ///
     /// # Errors
     /// `ValueTooLarge` beyond 64 KiB.
     pub async fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
         let Node::Image(id) = self.node(ino)? else { return Ok(Vec::new()) };
-        if let Some(file) = self.draft(&id) {
-            let running = file.draft().running().map(|_| UPLOAD_PROGRESS.to_owned());
-            return xattr::joined(running.as_slice());
+        if let Some(file) = self.unrecorded(&id) {
+            let mut names = self.draft_record(&file).names();
+            names.extend(file.draft().running().map(|_| UPLOAD_PROGRESS.to_owned()));
+            return xattr::joined(&names);
         }
         let image = self.image(&id).await?;
         let mut names = self.record(&image).await?.names();
@@ -79,7 +62,7 @@ impl ImageFs {
         xattr::joined(&names)
     }
 
-    async fn record(&self, image: &Image) -> Result<Record> {
+    pub(super) async fn record(&self, image: &Image) -> Result<Record> {
         Record::of(&self.layers.catalog.record(image).await?, self.layers.catalog.schema())
     }
 

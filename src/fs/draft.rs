@@ -38,7 +38,10 @@ struct State {
     draft: Arc<Draft>,
     name: String,
     writers: usize,
+    /// Who opened it for writing last.
+    opener: Option<ThreadGroup>,
     recorded: bool,
+    kept_mtime: Option<SystemTime>,
     /// Created as `qemu-img` does: by whom, and how often opened again since.
     stepwise: Option<(Option<ThreadGroup>, u32)>,
     /// Somebody waits for the end of its process.
@@ -55,7 +58,9 @@ impl DraftFile {
             draft,
             name: intent.name,
             writers: 0,
+            opener: None,
             recorded: intent.reserved,
+            kept_mtime: None,
             stepwise: stepwise.map(|group| (group, 0)),
             watched: false,
             orphaned: false,
@@ -105,6 +110,7 @@ impl DraftFile {
     pub(super) fn add_writer(&self, opener: Option<ThreadGroup>, creates: bool) -> Step {
         let mut state = self.state();
         state.writers += 1;
+        state.opener = opener;
         match &mut state.stepwise {
             Some((group, reopened)) if *group == opener => {
                 if creates {
@@ -122,6 +128,21 @@ impl DraftFile {
         let mut state = self.state();
         state.writers = state.writers.saturating_sub(1);
         state.writers == 0
+    }
+
+    /// The modification time that was set.
+    pub(super) fn kept_mtime(&self) -> Option<SystemTime> {
+        self.state().kept_mtime
+    }
+
+    /// Sets that.
+    pub(super) fn keep_mtime(&self, mtime: SystemTime) {
+        self.state().kept_mtime = Some(mtime);
+    }
+
+    /// Who opened it for writing last.
+    pub(super) fn opener(&self) -> Option<ThreadGroup> {
+        self.state().opener
     }
 
     /// Somebody has it open for writing.

@@ -66,6 +66,8 @@ impl Fixture {
             allow_delete,
             allow_overwrite,
             show_locations: false,
+            patience: Duration::from_millis(1200),
+            keep_times: false,
         };
         // The list is fetched when the test says so, not when it is old.
         let catalog = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: false };

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 
 use super::draft::DraftHandle;
+use super::replace::NewRecord;
 use super::uploads::Request;
 use super::whole::Wanted;
 use super::{FileKind, Ino, Node};
@@ -43,6 +44,8 @@ pub(super) enum Handle {
     Image { reader: Box<Reader>, image: Arc<Image>, wanted: Wanted },
     /// A file that is being written.
     Draft(DraftHandle),
+    /// The record of an image that is being written.
+    Record(NewRecord),
     /// A text of ours, as it was when it was opened.
     Text(Bytes),
     /// `.glancefs/uploads.json`, as it was when it was opened.

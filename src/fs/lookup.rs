@@ -183,11 +183,11 @@ impl ImageFs {
             Node::Record(id) => {
                 let image = self.known_image(id).ok_or_else(not_found)?;
                 // And the newline that ends it.
-                self.attributes.text(ino, u64::from(image.record.len()) + 1)
+                self.attributes.record(ino, u64::from(image.record.len()) + 1)
             }
             Node::Image(id) => {
                 if let Some(file) = self.draft(id) {
-                    return Ok(self.attributes.draft(ino, file.draft().size(), file.since));
+                    return Ok(self.attributes.draft(ino, &file));
                 }
                 if let Some(image) = self.known_image(id) {
                     return Ok(self.attributes.image(ino, &image));
@@ -208,10 +208,9 @@ impl ImageFs {
     pub async fn getattr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr> {
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
         match handle.as_deref() {
-            Some(Handle::Draft(open)) if open.file.is_open() => {
-                Ok(self.attributes.draft(ino, open.file.draft().size(), open.file.since))
-            }
+            Some(Handle::Draft(open)) if open.file.is_open() => Ok(self.attributes.draft(ino, &open.file)),
             Some(Handle::Image { image, .. }) => Ok(self.attributes.image(ino, image)),
+            Some(Handle::Record(record)) => Ok(self.attributes.record(ino, record.size())),
             _ => {
                 let node = self.node(ino)?;
                 self.describe(&node, ino)

@@ -16,16 +16,20 @@ mod fixture;
 mod handle;
 mod inode;
 mod lookup;
+mod metadata;
 mod mode;
 #[cfg(test)]
 mod model_test;
 mod open;
+mod replace;
 mod status;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod uploads;
 mod view;
 mod whole;
+mod writable;
 mod write;
 mod xattr;
 
@@ -41,6 +45,7 @@ pub use closing::{Closer, ThreadGroup, Watch};
 pub use handle::{DirEntry, HandleId};
 pub use inode::{Ino, Node};
 pub use lookup::{Entry, Statistics};
+pub use metadata::{Caller, XattrMode};
 pub use mode::Modes;
 pub use open::{Bypass, OpenMode, Opened};
 pub use view::Invalidation;
@@ -55,7 +60,7 @@ use crate::metrics::OpenCounters;
 use crate::read::Readers;
 use crate::source::Sources;
 use crate::units::ImageId;
-use crate::write::Uploads;
+use crate::write::{Metadata, Uploads};
 
 use attr::Attributes;
 use control::Events;
@@ -63,6 +68,7 @@ use draft::DraftFile;
 use facts::KeptUsage;
 use handle::Handles;
 use inode::Inodes;
+use turns::Turns;
 use whole::Fills;
 
 /// Names that were just asked for in vain, and for how long that is believed: a shell that looks
@@ -77,6 +83,9 @@ const FRESH: Duration = Duration::from_secs(60);
 /// Images created here that are remembered as fresh; a restore of more at once loses nothing but
 /// the courtesy.
 const FRESH_KEPT: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// Processes that copy attributes at once.
+const COPIERS_KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Images whose last failure is remembered after their last close.
 const FAILURES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -100,6 +109,14 @@ pub struct Layers {
     pub uploads: Uploads,
 }
 
+/// An image that was created through this mount a moment ago.
+#[derive(Debug, Clone, Copy)]
+struct Fresh {
+    made: Instant,
+    /// Who wrote it.
+    writer: Option<ThreadGroup>,
+}
+
 /// The images as files.
 pub struct ImageFs {
     layers: Layers,
@@ -112,7 +129,12 @@ pub struct ImageFs {
     /// Files that are being written, by the id they will have.
     drafts: Mutex<std::collections::HashMap<ImageId, Arc<DraftFile>>>,
     misses: Mutex<LruCache<String, Instant>>,
-    fresh: Mutex<LruCache<ImageId, Instant>>,
+    fresh: Mutex<LruCache<ImageId, Fresh>>,
+    /// What was asked for reservations, until their data are sent.
+    asked: Mutex<LruCache<ImageId, Metadata>>,
+    turns: Turns,
+    /// Processes that set what only Glance sets, and when: they copy attributes.
+    copiers: Mutex<LruCache<Option<ThreadGroup>, Instant>>,
     /// Images that were asked for by id and are not listed, and when they were shown.
     unlisted: Mutex<LruCache<ImageId, (Arc<Image>, Instant)>>,
     /// For `df`.
@@ -148,6 +170,9 @@ impl ImageFs {
             drafts: Mutex::default(),
             misses: Mutex::new(LruCache::new(MISSES_KEPT)),
             fresh: Mutex::new(LruCache::new(FRESH_KEPT)),
+            asked: Mutex::new(LruCache::new(FRESH_KEPT)),
+            turns: Turns::default(),
+            copiers: Mutex::new(LruCache::new(COPIERS_KEPT)),
             unlisted: Mutex::new(LruCache::new(UNLISTED_KEPT)),
             usage: KeptUsage::default(),
             events,

@@ -375,6 +375,8 @@ impl Model {
         }
         if !self.service.state().records.contains_key(&id) {
             assert_eq!(renamed.unwrap_err().kind(), Kind::NotFound);
+            // The server said so, and it is not listed any more.
+            self.listed.remove(&id);
             return;
         }
         renamed.unwrap();

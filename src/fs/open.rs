@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use super::attr::readable_size;
 use super::draft::{DraftHandle, Writer};
 use super::handle::Handle;
+use super::replace::NewRecord;
 use super::uploads::Request;
 use super::{HandleId, ImageFs, Ino, Node, ThreadGroup};
 use crate::blocking::blocking;
 use crate::cache::{Backing, Key};
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Image, Status};
+use crate::glance::{Image, PROFILE_PROPERTY, Status};
 use crate::read::Reader;
 use crate::units::{ByteRange, ImageId};
 
@@ -58,6 +60,12 @@ impl ImageFs {
         let node = self.node(ino)?;
         let id = match node {
             Node::Image(id) => id,
+            Node::Record(id) if mode.write => {
+                self.writable()?;
+                let text = if mode.truncate { Bytes::new() } else { self.record_text(&id).await? };
+                let handle = self.handles.insert(Handle::Record(NewRecord::new(id, &text)));
+                return Ok(Opened { handle, direct_io: true });
+            }
             Node::Record(_)
             | Node::Status
             | Node::StatusJson
@@ -149,6 +157,7 @@ impl ImageFs {
                 // The range was clamped to a length in memory: it fits.
                 Ok(text.slice(range.start as usize..range.end as usize))
             }
+            Handle::Record(record) => Ok(record.read(range)),
             Handle::Directory(_) => Err(Error::new(Kind::IsDirectory, "a directory")),
         }
     }
@@ -172,7 +181,16 @@ impl ImageFs {
 
     fn reader(&self, image: &Image) -> Reader {
         let cached = self.layers.cache.image(&self.identity(image), self.layers.sources.of(image));
-        self.layers.readers.open(cached, readable_size(image))
+        let (catalog, image) = (Arc::clone(&self.layers.catalog), image.clone());
+        let size = readable_size(&image);
+        let published = async move {
+            let record = catalog.record(&image).await.ok()?;
+            // Most have none, and need not be read.
+            let record: Map<String, Value> =
+                record.contains(PROFILE_PROPERTY).then(|| serde_json::from_str(&record).ok())??;
+            record.get(PROFILE_PROPERTY)?.as_str().map(str::to_owned)
+        };
+        self.layers.readers.open(cached, size, Box::pin(published))
     }
 
     /// Ends a directory's handle.

@@ -256,3 +256,65 @@ async fn what_an_image_last_failed_with_outlives_its_handles() {
     let names = files.fs.listxattr(ino).await.unwrap();
     assert!(String::from_utf8(names).unwrap().contains("user.glancefs.last_error"));
 }
+
+/// Another process than the one that writes.
+const OTHER: Caller = Caller { uid: 0, group: Some(ThreadGroup(43)) };
+
+#[tokio::test]
+async fn what_a_copy_cannot_have_is_left_behind_by_its_writer_and_refused_to_others() {
+    let files = Fixture::new(true, true, false).await;
+    let writer = Caller { uid: 0, group: Some(WRITER) };
+    let (entry, handle) = files.create("copy").await;
+    let ino = entry.attr.ino;
+    let set = async |name: &str, value: &str, caller| {
+        let name = format!("user.glance.{name}");
+        files
+            .fs
+            .setxattr(ino, &name, value.into(), XattrMode::Any, caller)
+            .await
+            .map_err(|error| error.kind())
+    };
+    for name in ["id", "checksum", "name", "visibility", "protected", "property.os_glance_x"] {
+        let value = if name == "protected" { "true" } else { "public" };
+        assert_eq!(set(name, value, writer).await, Ok(()), "{name}");
+    }
+    assert_eq!(set("property.os_distro", "debian", writer).await, Ok(()));
+    assert_eq!(set("id", "x", OTHER).await, Err(Kind::NotPermitted));
+    assert_eq!(files.fs.getxattr(ino, "user.glance.property.os_distro").await.unwrap(), b"debian");
+    files.fs.write(handle, 0, "data".into()).await.unwrap();
+    files.fs.flush(handle, DONE, Nobody).await.unwrap();
+    files.fs.release(handle).await;
+    let record = |key: &str| files.service.state().records.values().next().unwrap()[key].clone();
+    assert_eq!((record("name"), record("os_distro")), ("copy".into(), "debian".into()));
+    assert_eq!((record("visibility"), record("protected")), ("private".into(), false.into()));
+    // Afterwards, too: rsync sets them on what it has closed.
+    assert_eq!(set("name", "other", writer).await, Ok(()));
+    assert_eq!(set("property.late", "1", writer).await, Ok(()));
+    assert_eq!((record("name"), record("late")), ("copy".into(), "1".into()));
+    // The other was told that ids cannot be set, so it copies, and renames nothing; a third does.
+    assert_eq!(set("name", "other", OTHER).await, Err(Kind::NotPermitted));
+    assert_eq!(set("property.theirs", "1", OTHER).await, Ok(()));
+    let third = Caller { uid: 0, group: Some(ThreadGroup(44)) };
+    assert_eq!(set("name", "other", third).await, Ok(()));
+    assert_eq!(record("name"), "other");
+}
+
+#[tokio::test]
+async fn a_change_waits_for_an_upload_by_others_and_then_says_busy() {
+    let files = Fixture::new(true, true, false).await;
+    let id = files.service.add("filled", b"data");
+    files.set_status(&id, "saving");
+    let entry = files.lookup("filled").await.unwrap();
+    let set = async |value: &str| {
+        let name = "user.glance.property.a";
+        files.fs.setxattr(entry.attr.ino, name, value.into(), XattrMode::Any, OTHER).await
+    };
+    assert_eq!(set("1").await.unwrap_err().kind(), Kind::Busy);
+    let both = futures_util::future::join(set("2"), async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        assert!(files.service.state().records[&id].get("a").is_none());
+        files.set_status(&id, "active");
+    });
+    both.await.0.unwrap();
+    assert_eq!(files.service.state().records[&id]["a"], "2");
+}

@@ -172,7 +172,9 @@ impl ImageFs {
                 Ok(())
             }
             Handle::Draft(_) => Err(Error::new(Kind::Busy, "the image is being written")),
-            Handle::Text(_) | Handle::Uploads { .. } | Handle::Directory(_) => Err(no_image()),
+            Handle::Text(_) | Handle::Record(_) | Handle::Uploads { .. } | Handle::Directory(_) => {
+                Err(no_image())
+            }
         }
     }
 

@@ -2,24 +2,25 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+use serde_json::Value;
 use tracing::{info, warn};
 
 use super::closing::{self, Decision, Watch};
 use super::draft::{DraftFile, DraftHandle, Outcome, Writer};
 use super::handle::Handle;
 use super::{
-    Attr, Closer, Entry, FRESH, FileKind, HandleId, ImageFs, Ino, Invalidation, Node, OpenMode, Opened,
-    ThreadGroup, lock,
+    Attr, Closer, Entry, FRESH, FileKind, Fresh, HandleId, ImageFs, Ino, Invalidation, Node, OpenMode,
+    Opened, ThreadGroup, lock,
 };
 use crate::blocking::blocking;
 use crate::catalog::names;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Image, Status};
+use crate::glance::{Change, Image, KEPT_MTIME, Status, time_text};
 use crate::units::ImageId;
-use crate::write::{Draft, Intent};
+use crate::write::{Draft, Intent, Metadata};
 
 /// What a setattr asks for, besides times to be set to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,6 +35,8 @@ pub struct NewAttributes {
     pub gid: Option<u32>,
     /// utimensat(2) of mtime or atime.
     pub times: bool,
+    /// The mtime of it.
+    pub mtime: Option<SystemTime>,
 }
 
 impl ImageFs {
@@ -73,6 +76,28 @@ impl ImageFs {
         let node = Node::Image(file.id.clone());
         let opened = self.open_draft(file, opener, true);
         Ok((self.enter(&node)?, opened))
+    }
+
+    /// Reserves an image without opening it, as `tar -x --xattrs` creates its files.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create) with O_EXCL; those of the request.
+    pub async fn mknod(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &OsStr,
+        maker: Option<ThreadGroup>,
+    ) -> Result<Entry> {
+        let mode = OpenMode { write: true, exclusive: true, ..OpenMode::default() };
+        let (entry, opened) = self.create(parent, name, mode, maker).await?;
+        let handle = self.handles.get(opened.handle)?;
+        let reserved = match &*handle {
+            Handle::Draft(DraftHandle { file, .. }) => self.reserve(file).await,
+            _ => Ok(()),
+        };
+        self.release(opened.handle).await;
+        reserved.inspect_err(|_| self.forget(entry.attr.ino, 1))?;
+        Ok(entry)
     }
 
     async fn new_draft(
@@ -116,6 +141,8 @@ impl ImageFs {
             Status::Queued => {
                 let intent = Intent { id: image.id.clone(), name, reserved: true, replaces: None };
                 let file = self.new_draft(intent, None).await?;
+                let asked = lock(&self.asked).get(&image.id).cloned().unwrap_or_default();
+                with_metadata(file.draft(), asked).await?;
                 Ok(self.open_draft(file, opener, false))
             }
             Status::Saving | Status::Uploading | Status::Importing => {
@@ -148,7 +175,7 @@ impl ImageFs {
     fn writer_of(&self, handle: HandleId) -> Result<Arc<Handle>> {
         let handle = self.handles.get(handle)?;
         match &*handle {
-            Handle::Draft(DraftHandle { writer: Some(_), .. }) => Ok(handle),
+            Handle::Draft(DraftHandle { writer: Some(_), .. }) | Handle::Record(_) => Ok(handle),
             _ => Err(Error::new(Kind::BadHandle, "not open for writing")),
         }
     }
@@ -159,6 +186,9 @@ impl ImageFs {
     /// `BadHandle`; `NoSpace` at the spool's limit; `NotPermitted` after the file became an image.
     pub async fn write(&self, handle: HandleId, offset: u64, data: Bytes) -> Result<usize> {
         let handle = self.writer_of(handle)?;
+        if let Handle::Record(record) = &*handle {
+            return record.write(offset, &data);
+        }
         let Handle::Draft(DraftHandle { file, writer: Some(writer) }) = &*handle else {
             return Err(Error::new(Kind::BadHandle, "not open for writing"));
         };
@@ -191,13 +221,17 @@ impl ImageFs {
     pub async fn setattr(&self, ino: Ino, handle: Option<HandleId>, new: NewAttributes) -> Result<Attr> {
         self.writable()?;
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
+        if let (Some(Handle::Record(record)), Some(size)) = (handle.as_deref(), new.size) {
+            record.truncate(size)?;
+            return Ok(self.attributes.record(ino, size));
+        }
         let file = match (handle.as_deref(), self.node(ino)?) {
             (Some(Handle::Draft(open)), _) => Some(Arc::clone(&open.file)),
             (_, Node::Image(id)) => self.draft(&id),
             _ => None,
         };
         let now = match &file {
-            Some(file) if file.is_open() => self.attributes.draft(ino, file.draft().size(), file.since),
+            Some(file) if file.is_open() => self.attributes.draft(ino, file),
             _ => self.getattr(ino, None).await?,
         };
         if let Some(size) = new.size.filter(|size| *size != now.size) {
@@ -206,6 +240,14 @@ impl ImageFs {
             })?;
             let draft = file.draft();
             blocking(move || draft.truncate(size)).await?;
+        }
+        if let (true, Some(mtime), Node::Image(id)) = (self.access.keep_times, new.mtime, self.node(ino)?) {
+            self.keep_mtime(&id, file.as_deref(), mtime).await?;
+            let now = match &file {
+                Some(file) if file.is_open() => self.attributes.draft(ino, file),
+                _ => self.getattr(ino, None).await?,
+            };
+            return Ok(now);
         }
         // `tar -x` and `cp -a dir/. mnt/` set the times of the root directory last.
         let changes = (new.times && now.kind != FileKind::Directory)
@@ -217,15 +259,38 @@ impl ImageFs {
             return Err(Error::new(Kind::NotPermitted, text));
         }
         match file {
-            Some(file) if file.is_open() => Ok(self.attributes.draft(ino, file.draft().size(), file.since)),
+            Some(file) if file.is_open() => Ok(self.attributes.draft(ino, &file)),
             _ => Ok(now),
         }
+    }
+
+    /// Keeps a modification time in the property for it.
+    async fn keep_mtime(&self, id: &ImageId, file: Option<&DraftFile>, mtime: SystemTime) -> Result<()> {
+        let value = Value::from(time_text(mtime)?);
+        if let Some(file) = file.filter(|file| file.is_open()) {
+            file.keep_mtime(mtime);
+            let (draft, value) = (file.draft(), value.clone());
+            if !file.is_recorded() {
+                let keep = move |metadata: &mut Metadata| {
+                    metadata.record.insert(KEPT_MTIME.to_owned(), value);
+                    Ok(())
+                };
+                return blocking(move || draft.change_metadata(keep)).await;
+            }
+        }
+        let turn = self.turn(id).await?;
+        self.change(id, &[Change::Set { key: KEPT_MTIME.to_owned(), value }], &turn).await.map(drop)
     }
 
     /// Created through this mount a moment ago.
     fn is_fresh(&self, ino: Ino) -> bool {
         let Ok(Node::Image(id)) = self.node(ino) else { return false };
-        lock(&self.fresh).get(&id).is_some_and(|made| made.elapsed() < FRESH)
+        self.fresh(&id).is_some()
+    }
+
+    /// How this image was created, if that was through this mount and a moment ago.
+    pub(super) fn fresh(&self, id: &ImageId) -> Option<Fresh> {
+        lock(&self.fresh).get(id).filter(|fresh| fresh.made.elapsed() < FRESH).copied()
     }
 
     /// One close of one copy of a descriptor: the last chance to commit and to report an error. A
@@ -240,6 +305,13 @@ impl ImageFs {
         process: impl Watch,
     ) -> Result<()> {
         let handle = self.handles.get(handle)?;
+        if let Handle::Record(record) = &*handle {
+            if closer.killed {
+                return Ok(());
+            }
+            let replaced = self.replace_record(record).await;
+            return replaced.inspect_err(|error| self.note_failure(&record.id, &error.to_string()));
+        }
         let Handle::Draft(DraftHandle { file, writer: Some(writer) }) = &*handle else { return Ok(()) };
         file.failure()?;
         if !file.is_open() {
@@ -297,6 +369,11 @@ impl ImageFs {
         }
     }
 
+    fn note_fresh(&self, image: &Image, file: &DraftFile) {
+        let fresh = Fresh { made: Instant::now(), writer: file.opener() };
+        lock(&self.fresh).put(image.id.clone(), fresh);
+    }
+
     /// Commits or reserves without a program that waits for it.
     async fn settle(self: &Arc<Self>, file: &Arc<DraftFile>) {
         let settled =
@@ -340,16 +417,20 @@ impl ImageFs {
         if file.is_recorded() || !file.is_open() {
             return file.failure();
         }
+        let _turn = self.turns.take(&file.id).await;
         let reserved = file.draft().reserve().await;
         let image = match reserved {
             Ok(image) => image,
             Err(error) => return Err(self.failed(file, error).await),
         };
-        lock(&self.fresh).put(image.id.clone(), Instant::now());
+        self.note_fresh(&image, file);
         let image = self.layers.catalog.learn(image);
         info!(image = %image.id, name = file.name(), "reserved");
         let intent = Intent { id: image.id.clone(), name: file.name(), reserved: true, replaces: None };
-        file.set_recorded(self.spool(intent).await?);
+        let asked = file.draft().metadata().of_record();
+        self.remember_asked(&image.id, &asked);
+        let draft = self.spool(intent).await?;
+        file.set_recorded(with_metadata(draft, asked).await?);
         if image.id != file.id {
             // Another id was needed: a writer that goes on opens the reservation anew.
             lock(&self.inodes).rebind(&file.id, &image.id);
@@ -364,13 +445,15 @@ impl ImageFs {
         if !file.is_open() {
             return file.failure();
         }
+        // Held as long as bytes move: who wants to change the record meanwhile waits no longer than that makes sense.
+        let _turn = self.turns.take(&file.id).await;
         let (began, draft) = (Instant::now(), file.draft());
         let committed = draft.commit().await;
         let image = match committed {
             Ok(image) => image,
             Err(error) => return Err(self.failed(file, error).await),
         };
-        lock(&self.fresh).put(image.id.clone(), Instant::now());
+        self.note_fresh(&image, file);
         info!(image = %image.id, name = file.name(), bytes = image.size, took = ?began.elapsed(), "uploaded");
         if image.id != file.id {
             lock(&self.inodes).rebind(&file.id, &image.id);
@@ -422,6 +505,21 @@ impl ImageFs {
         }
         self.drop_ended(file);
     }
+}
+
+/// Gives a draft what was asked for it before.
+async fn with_metadata(draft: Arc<Draft>, asked: Metadata) -> Result<Arc<Draft>> {
+    if asked.is_empty() {
+        return Ok(draft);
+    }
+    blocking(move || {
+        draft.change_metadata(|metadata| {
+            *metadata = asked;
+            Ok(())
+        })?;
+        Ok(draft)
+    })
+    .await
 }
 
 /// Removes the spool of a file that nobody wants.

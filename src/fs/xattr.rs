@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Kind, Result};
-use crate::glance::{SECRET_KEYS, Schema};
+use crate::glance::{KEPT_MTIME, SECRET_KEYS, Schema};
 
 /// Attributes of the Image API.
-const ATTRIBUTE: &str = "user.glance.";
+pub(super) const ATTRIBUTE: &str = "user.glance.";
 /// Everything else in a record.
-const PROPERTY: &str = "user.glance.property.";
+pub(super) const PROPERTY: &str = "user.glance.property.";
 /// What this mount knows.
 pub(super) const LOCAL: &str = "user.glancefs.";
 
@@ -45,6 +45,11 @@ impl Record {
         Ok(Self { map, schema })
     }
 
+    /// The record that an image will have.
+    pub(super) fn of_draft(map: Map<String, Value>, schema: Schema) -> Self {
+        Self { map, schema }
+    }
+
     fn shown(&self) -> impl Iterator<Item = (String, &Value)> {
         let shown =
             self.map.iter().filter(|(key, value)| !value.is_null() && !SECRET_KEYS.contains(&key.as_str()));
@@ -60,9 +65,21 @@ impl Record {
         fitting(PROPERTY, key)
     }
 
-    /// The names of all that are not null.
+    /// The names of all that are not null. A kept time is not among them: who copies attributes copies times as
+    /// times, and rsync would remove it where the original has none.
     pub(super) fn names(&self) -> Vec<String> {
-        self.shown().map(|(name, _)| name).collect()
+        let kept = fitting(PROPERTY, KEPT_MTIME);
+        self.shown().map(|(name, _)| name).filter(|name| *name != kept).collect()
+    }
+
+    /// The key that is shown under this name.
+    pub(super) fn key_of(&self, name: &str) -> Option<String> {
+        self.map.keys().find(|key| self.name_of(key) == name).cloned()
+    }
+
+    /// What is there under `key`; null counts as nothing.
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
     }
 
     /// The value under a full name: text as it is, anything else as JSON.
@@ -133,6 +150,15 @@ fn encoded(key: &str) -> Cow<'_, str> {
         }
     }
     text.into()
+}
+
+/// The key behind what [`fitting`] made of it; a `%` that begins no escape stands for itself.
+pub(super) fn decoded(name: &str) -> Cow<'_, str> {
+    match name {
+        "%empty" => "".into(),
+        _ if !name.contains('%') => name.into(),
+        _ => percent_encoding::percent_decode_str(name).decode_utf8_lossy(),
+    }
 }
 
 #[cfg(test)]

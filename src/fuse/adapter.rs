@@ -28,7 +28,7 @@ use super::passthrough::Passthrough;
 use super::process::{self, ProcessWatch};
 use crate::cache::{Backing, Evicted};
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Attr, HandleId, ImageFs, Ino, NewAttributes, OpenMode, Opened};
+use crate::fs::{Attr, Caller, Entry, HandleId, ImageFs, Ino, NewAttributes, OpenMode, Opened, XattrMode};
 use crate::ioctl::{self, Choice, Eviction};
 use crate::units::ByteRange;
 
@@ -108,6 +108,10 @@ async fn within<T>(deadline: Duration, call: impl Future<Output = Result<T>>) ->
     })
 }
 
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), group: process::thread_group(request.pid()) }
+}
+
 fn handle(number: FileHandle) -> HandleId {
     HandleId(number.0)
 }
@@ -127,6 +131,13 @@ const PAST_US: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
 fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr>) {
     move |result| match result {
         Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_entry(reply: ReplyEntry) -> impl FnOnce(Result<Entry>) {
+    move |result| match result {
+        Ok(entry) => reply.entry_with_ttls(&entry.attr.ttl, &entry.ttl, &file_attr(&entry.attr), GENERATION),
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -189,12 +200,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
         let call = async move { fs.lookup(ino(parent), &name).await };
-        self.answer("lookup", parent, call, move |result| match result {
-            Ok(entry) => {
-                reply.entry_with_ttls(&entry.attr.ttl, &entry.ttl, &file_attr(&entry.attr), GENERATION)
-            }
-            Err(error) => reply.error(errno(&error)),
-        });
+        self.answer("lookup", parent, call, reply_entry(reply));
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, lookups: u64) {
@@ -228,10 +234,14 @@ impl Filesystem for Adapter {
         let times = atime.is_some() || mtime.is_some();
         // The mask leaves what fits 16 bits.
         let mode = mode.map(|mode| (mode & 0o7777) as u16);
-        let new = NewAttributes { size, mode, uid, gid, times };
+        let mtime = mtime.map(|time| match time {
+            TimeOrNow::SpecificTime(time) => time,
+            TimeOrNow::Now => SystemTime::now(),
+        });
+        let new = NewAttributes { size, mode, uid, gid, times, mtime };
         let fs = Arc::clone(&self.fs);
         let call = async move { fs.setattr(ino(number), open.map(handle), new).await };
-        self.answer("setattr", number, call, reply_attr(reply));
+        self.answer_in_its_time("setattr", number, call, reply_attr(reply));
     }
 
     fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
@@ -240,15 +250,21 @@ impl Filesystem for Adapter {
 
     fn mknod(
         &self,
-        _: &Request,
-        _: INodeNo,
-        _: &OsStr,
-        _mode: u32,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EPERM);
+        if mode & libc::S_IFMT != libc::S_IFREG {
+            reply.error(Errno::EPERM);
+            return;
+        }
+        let (fs, name, maker) = (Arc::clone(&self.fs), name.to_owned(), process::thread_group(request.pid()));
+        let call = async move { fs.mknod(ino(parent), &name, maker).await };
+        self.answer_in_its_time("mknod", parent, call, reply_entry(reply));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -279,7 +295,7 @@ impl Filesystem for Adapter {
         let (fs, name, new_name) = (Arc::clone(&self.fs), name.to_owned(), new_name.to_owned());
         let call =
             async move { fs.rename(ino(parent), &name, ino(new_parent), &new_name, keep_existing).await };
-        self.answer("rename", parent, call, reply_empty(reply));
+        self.answer_in_its_time("rename", parent, call, reply_empty(reply));
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -536,17 +552,27 @@ impl Filesystem for Adapter {
         number: INodeNo,
         name: &OsStr,
         value: &[u8],
-        _flags: i32,
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let mode = match flags {
+            0 => XattrMode::Any,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => {
+                reply.error(Errno::EINVAL);
+                return;
+            }
+        };
         let Some(name) = name.to_str().map(str::to_owned) else {
             reply.error(Errno::EOPNOTSUPP);
             return;
         };
-        let (fs, value, caller) = (Arc::clone(&self.fs), value.to_vec(), request.uid());
-        let call = async move { fs.setxattr(ino(number), &name, value, caller).await };
-        self.answer("setxattr", number, call, reply_empty(reply));
+        let (fs, value, caller) = (Arc::clone(&self.fs), value.to_vec(), caller(request));
+        let call = async move { fs.setxattr(ino(number), &name, value, mode, caller).await };
+        // Its turn and its request have a deadline each.
+        self.answer_in_its_time("setxattr", number, call, reply_empty(reply));
     }
 
     fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -565,8 +591,14 @@ impl Filesystem for Adapter {
         self.answer("listxattr", number, call, reply_xattr(reply, size));
     }
 
-    fn removexattr(&self, _request: &Request, _number: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EOPNOTSUPP);
+    fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(name) = name.to_str().map(str::to_owned) else {
+            reply.error(Errno::ENODATA);
+            return;
+        };
+        let (fs, caller) = (Arc::clone(&self.fs), caller(request));
+        let call = async move { fs.removexattr(ino(number), &name, caller).await };
+        self.answer_in_its_time("removexattr", number, call, reply_empty(reply));
     }
 
     fn access(&self, _: &Request, _: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -644,7 +676,28 @@ impl Filesystem for Adapter {
                 let call = async move { fs.look_again(&id).await.map(|()| Vec::new()) };
                 self.answer("look", number, call, reply_ioctl(reply));
             }
-            // `qemu-img info` asks for FS_IOC_FSGETXATTR, block tools for BLKSSZGET: not here.
+            ioctl::GETFLAGS => {
+                let call = async move { Ok(fs.flags(ino(number)).await?.to_ne_bytes().to_vec()) };
+                self.answer("flags", number, call, reply_ioctl(reply));
+            }
+            ioctl::FSGETXATTR => {
+                let call = async move {
+                    let flags = if fs.flags(ino(number)).await? == 0 { 0 } else { ioctl::XFLAG_IMMUTABLE };
+                    let mut answer = vec![0; ioctl::FSXATTR_LEN];
+                    answer[..4].copy_from_slice(&flags.to_ne_bytes());
+                    Ok(answer)
+                };
+                self.answer("flags", number, call, reply_ioctl(reply));
+            }
+            ioctl::SETFLAGS => {
+                let Some(flags) = input.first_chunk().map(|raw| u32::from_ne_bytes(*raw)) else {
+                    reply.error(Errno::EINVAL);
+                    return;
+                };
+                let call = async move { fs.set_flags(ino(number), flags).await.map(|()| Vec::new()) };
+                self.answer_in_its_time("set_flags", number, call, reply_ioctl(reply));
+            }
+            // Block tools ask for BLKSSZGET: not here.
             _ => reply.error(Errno::ENOTTY),
         }
     }

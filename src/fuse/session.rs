@@ -133,15 +133,16 @@ impl Session {
 async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>, Uploads)> {
     let logins = LastLogins { folder: cache.logins_folder(), allow_stale: config.catalog.allow_stale };
     let auth = Auth::connect(&config.auth, &config.http, Some(&logins)).await?;
-    let glance = Glance::new(auth, &config.http)?.storing_in(config.store.clone());
+    let glance = Glance::new(auth, &config.http)?.storing_in(config.store.clone()).showing(&config.shown);
     let only = match &config.image {
         Some(reference) => Some(only_image(&glance, reference, &config.catalog).await?),
         None => None,
     };
+    let view = glance.view_key();
     let mut service: Arc<dyn ImageService> = Arc::new(Negotiated::new(glance, config.api_version));
-    let mut list = service.cloud_key().to_owned();
+    // Mounts that list other images save other lists.
+    let mut list = format!("{}{view}", service.cloud_key());
     if let Some(id) = only {
-        // Its list is not that of the cloud.
         list = format!("{list} image {id}");
         service = Arc::new(OnlyImage::new(service, id));
     }

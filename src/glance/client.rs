@@ -12,10 +12,11 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::error::{Operation, answered, failed};
+use super::list::views;
 use super::retry::{Backoff, Worth, retry_after, worth, worth_of_silence};
 use super::servers::{Servers, cloud_key};
 use crate::auth::{Auth, Credential, distrust};
-use crate::config::HttpConfig;
+use crate::config::{HttpConfig, Shown};
 use crate::error::{Error, Kind, Result};
 use crate::units::ByteRange;
 
@@ -48,6 +49,8 @@ const HEADER_LIMIT: usize = 512;
 #[derive(Clone)]
 pub struct Glance {
     pub(super) inner: Arc<Inner>,
+    /// Filters of the lists that make up what is listed, one at least.
+    pub(super) views: Arc<[String]>,
 }
 
 pub(super) struct Inner {
@@ -177,6 +180,7 @@ impl Glance {
         // Parallel ranges must be parallel TCP connections, not streams of one.
         let data = build(auth.client_builder()?.http1_only().pool_max_idle_per_host(config.max_connections))?;
         Ok(Self {
+            views: views(&Shown::default()).into(),
             inner: Arc::new(Inner {
                 known_servers: OnceLock::new(),
                 cloud_key: cloud_key(auth.known_endpoints()),
@@ -189,6 +193,16 @@ impl Glance {
                 uploads: Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)),
             }),
         })
+    }
+
+    /// The same, listing what is `shown`.
+    pub fn showing(self, shown: &Shown) -> Self {
+        Self { views: views(shown).into(), ..self }
+    }
+
+    /// Names what is listed: empty for what Glance lists by itself.
+    pub fn view_key(&self) -> String {
+        self.views.join("")
     }
 
     /// The project of the token.

@@ -19,6 +19,8 @@ pub(super) enum Operation {
     Schema,
     Create,
     Update,
+    /// `actions/deactivate` and the like.
+    Act,
     Delete,
     Upload,
     Download,
@@ -40,7 +42,7 @@ impl Operation {
             Self::Show => "looking up",
             Self::Schema => "reading the schema of images",
             Self::Create => "creating",
-            Self::Update => "changing",
+            Self::Update | Self::Act => "changing",
             Self::Delete => "deleting",
             Self::Upload => "uploading",
             Self::Download => "downloading",
@@ -115,7 +117,7 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (Op::Update, 403) if says("forbidden to modify") => {
             (Kind::NotPermitted, "the attribute cannot be set")
         }
-        (Op::Update, 403) if says("may only be replaced while") || says("may only be removed while") => {
+        (Op::Update, 403) if says("can be only replaced for") || says("can be only removed for") => {
             (Kind::NotPermitted, "the attribute is fixed once there are data")
         }
         (_, 403) => (Kind::Forbidden, "not allowed (a role may be missing, or the token has no project)"),
@@ -125,7 +127,7 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (_, 408) => (Kind::TimedOut, "the server waited too long for the request"),
         (Op::Create, 409) => (Kind::Exists, "the id is taken"),
         (Op::Update, 409) if says("does not exist") => (Kind::NoData, "there is no such property"),
-        (Op::Update, 409) if says("already exists") => (Kind::Exists, "there is such a property already"),
+        (Op::Update, 409) if says("already present") => (Kind::Exists, "there is such a property already"),
         (_, 409) => (Kind::Busy, "the status of the image does not allow it now"),
         (Op::Upload, 410) if says("disabled") => (Kind::ReadOnly, "the store takes no images"),
         (_, 410) => (Kind::NotFound, "the image was deleted meanwhile"),
@@ -214,8 +216,15 @@ mod tests {
             (Op::Delete, 403, "You are not authorized to complete delete_image action.", Kind::Forbidden),
             (Op::Update, 403, "Attribute 'size' is read-only.", Kind::NotPermitted),
             (Op::Update, 403, "Attribute 'x_secret' is reserved.", Kind::NotPermitted),
+            (
+                Op::Update,
+                403,
+                "Attribute disk_format can be only replaced for a queued image.",
+                Kind::NotPermitted,
+            ),
             (Op::Create, 409, "Image ID x already exists!", Kind::Exists),
             (Op::Update, 409, "Property x does not exist.", Kind::NoData),
+            (Op::Update, 409, "Property x already present.", Kind::Exists),
             (Op::Upload, 409, "Image status transition from active to saving is not allowed", Kind::Busy),
             (Op::Delete, 409, "Image x could not be deleted because it is in use", Kind::Busy),
             (

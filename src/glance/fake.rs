@@ -97,7 +97,7 @@ impl State {
         let images: Vec<_> = images.into_iter().skip(from).take(size).collect();
         let end = from + images.len();
         let next = if self.circular { page(1) } else { page(end).filter(|_| end < all) };
-        Ok(Page { images, next })
+        Ok(Page { images, next, next_view: None })
     }
 
     /// The time of the next change of a record.
@@ -177,7 +177,25 @@ impl Listing for FakeService {
     }
 
     fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
-        let attributes = ["id", "name", "status", "size", "tags"].map(Box::from).into();
+        let attributes = [
+            "id",
+            "name",
+            "status",
+            "size",
+            "tags",
+            "visibility",
+            "protected",
+            "os_hidden",
+            "min_disk",
+            "min_ram",
+            "owner",
+            "checksum",
+            "disk_format",
+            "container_format",
+            "created_at",
+            "updated_at",
+        ];
+        let attributes = attributes.map(Box::from).into();
         let (down, stuck) = {
             let state = self.state();
             (state.down, state.stuck)
@@ -206,9 +224,10 @@ impl Records for FakeService {
         let created = if state.records.contains_key(&image.id) {
             Err(Error::new(Kind::Exists, "the id is taken"))
         } else {
-            let body = json!({
+            let mut body = json!({
                 "name": image.name, "disk_format": image.disk_format, "container_format": image.container_format,
             });
+            body.as_object_mut().unwrap().extend(image.properties.iter().cloned());
             state.insert(&image.id, &body);
             parsed(&state.records[&image.id])
         };
@@ -256,8 +275,17 @@ impl Records for FakeService {
         let at = state.tick();
         let updated = state.records.get_mut(id).ok_or_else(|| missing(id)).and_then(|record| {
             for change in changes {
+                let there = |key: &str| record.get(key).is_some();
                 match change {
-                    Change::Set { key, value } => record[key] = value.clone(),
+                    Change::Create { key, .. } if there(key) => {
+                        return Err(Error::new(Kind::Exists, "there is such a property already"));
+                    }
+                    Change::Replace { key, .. } | Change::Remove { key } if !there(key) => {
+                        return Err(Error::new(Kind::NoData, "there is no such property"));
+                    }
+                    Change::Set { key, value }
+                    | Change::Create { key, value }
+                    | Change::Replace { key, value } => record[key] = value.clone(),
                     Change::Remove { key } => {
                         record.as_object_mut().unwrap().remove(key);
                     }
@@ -267,6 +295,16 @@ impl Records for FakeService {
             parsed(record)
         });
         async move { updated }.boxed()
+    }
+
+    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>> {
+        let status = if readable { "active" } else { "deactivated" };
+        let mut state = self.state();
+        let set = state.records.get_mut(id).ok_or_else(|| missing(id)).and_then(|record| {
+            record["status"] = status.into();
+            parsed(record)
+        });
+        async move { set }.boxed()
     }
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {

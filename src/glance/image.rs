@@ -109,9 +109,17 @@ pub struct Image {
     pub protected: bool,
     /// The stores that hold the data (`stores`, comma separated), where the server says.
     pub stores: Option<Arc<str>>,
+    /// The modification time of the file that it was made from, where that was kept: [`KEPT_MTIME`].
+    pub kept_mtime: Option<SystemTime>,
     /// The record as Glance gives it, without what must stay hidden.
     pub record: RecordText,
 }
+
+/// The property with the modification time of the file that an image was made from.
+pub const KEPT_MTIME: &str = "glancefs_mtime";
+
+/// The property with what a start from the image reads.
+pub const PROFILE_PROPERTY: &str = "glancefs_profile";
 
 /// Never kept and never shown: URLs of locations can hold the store's credentials (OSSN-0065).
 pub const SECRET_KEYS: [&str; 2] = ["locations", "direct_url"];
@@ -224,6 +232,9 @@ struct Attributes {
     protected: Option<bool>,
     #[serde(default)]
     stores: Option<Box<str>>,
+    /// A property: anybody may have written anything.
+    #[serde(default)]
+    glancefs_mtime: Option<Value>,
 }
 
 impl Image {
@@ -271,6 +282,7 @@ impl Image {
             hash,
             protected: record.protected.unwrap_or(false),
             stores: record.stores.as_deref().map(shared),
+            kept_mtime: record.glancefs_mtime.as_ref().and_then(Value::as_str).and_then(parse_time),
             record: text,
         })
     }
@@ -309,6 +321,17 @@ fn time(id: &ImageId, attribute: &str, text: Option<&str>) -> SystemTime {
             SystemTime::UNIX_EPOCH
         }
     }
+}
+
+/// `time` as [`KEPT_MTIME`] holds it.
+///
+/// # Errors
+/// `Invalid` before the year -9999 and after 9999.
+pub fn time_text(time: SystemTime) -> Result<String> {
+    let timestamp = jiff::Timestamp::try_from(time);
+    let timestamp =
+        timestamp.map_err(|error| Error::new(Kind::Invalid, "no year has it").with_source(error))?;
+    Ok(timestamp.to_string())
 }
 
 /// ISO 8601 with `Z`, an offset, or neither (then it is UTC); with or without a fraction.
@@ -363,6 +386,18 @@ mod tests {
         assert_eq!(image.record.len() as usize, text.len());
         assert!(image.record.is(&text) && !image.record.is(&text.replace("active", "queued")));
         assert_ne!(image, Image::from_record(&record(r#","os_distro":"debian""#)).unwrap());
+    }
+
+    #[test]
+    fn a_kept_time_is_exact_and_one_that_is_none_is_left_alone() {
+        let time = SystemTime::UNIX_EPOCH + Duration::new(981_158_400, 123_456_789);
+        let text = time_text(time).unwrap();
+        assert_eq!(text, "2001-02-03T00:00:00.123456789Z", "it is in records");
+        let kept = |value: &str| {
+            Image::from_record(&record(&format!(r#","glancefs_mtime":{value}"#))).unwrap().kept_mtime
+        };
+        assert_eq!(kept(&format!("\"{text}\"")), Some(time));
+        assert_eq!((kept("\"yesterday\""), kept("7"), kept("null")), (None, None, None));
     }
 
     #[test]

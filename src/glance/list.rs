@@ -1,5 +1,6 @@
 //! The list of images, page by page, and the look-up by name.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use reqwest::Method;
@@ -10,6 +11,7 @@ use super::client::{Glance, Request};
 use super::error::{Operation, failed};
 use super::filter::Filter;
 use super::image::Image;
+use crate::config::Shown;
 use crate::error::{Kind, Result};
 
 /// Bytes of a continuation that are taken. Glance's has some 60; gunicorn refuses request lines of 4 KiB.
@@ -22,21 +24,43 @@ pub struct Page {
     pub images: Vec<Image>,
     /// Where the next page begins; `None` on the last.
     pub next: Option<NextPage>,
+    /// Where the next view begins, behind the last page of this one. One list of Glance does not have all that
+    /// can be asked for: hidden images, for one, are in a list of their own.
+    pub next_view: Option<NextPage>,
 }
 
 /// The continuation that a server gave: a path and query on the same endpoint, already checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NextPage(String);
+pub struct NextPage {
+    /// With its query.
+    path: String,
+    /// The first pages of the views that follow.
+    views: Arc<[String]>,
+}
+
+/// Filters of the lists in which all that is `shown` can be found, one after the other.
+pub(super) fn views(shown: &Shown) -> Vec<String> {
+    let mut views: Vec<_> =
+        shown.visibilities.iter().map(|visibility| format!("&visibility={}", visibility.as_str())).collect();
+    if views.is_empty() {
+        views.push(String::new());
+    }
+    if shown.hidden {
+        let hidden: Vec<_> = views.iter().map(|view| format!("{view}&os_hidden=true")).collect();
+        views.extend(hidden);
+    }
+    views
+}
 
 impl NextPage {
     /// A path of our own making, for servers that give no continuation.
     pub(super) fn of(path: String) -> Self {
-        Self(path)
+        Self { path, views: Arc::default() }
     }
 
     /// Where the next page is.
     pub(super) fn path(&self) -> &str {
-        &self.0
+        &self.path
     }
 
     /// Takes the query of what the server says, and nothing else of it: the next request goes to the same path of an
@@ -47,7 +71,7 @@ impl NextPage {
         let clean = query.bytes().all(|byte| byte.is_ascii_graphic());
         let is_list = path.trim_end_matches('/').ends_with("/v2/images");
         (is_list && clean && !query.is_empty() && query.len() <= NEXT_LIMIT)
-            .then(|| Self(format!("v2/images?{query}")))
+            .then(|| Self { path: format!("v2/images?{query}"), views: Arc::default() })
     }
 }
 
@@ -69,8 +93,8 @@ impl Glance {
     /// `NotFound` when the marker of `next` has vanished: start again from the first page.
     pub async fn list(&self, limit: u32, next: Option<&NextPage>) -> Result<Page> {
         match next {
-            None => self.page(Operation::List, &format!("v2/images?limit={limit}")).await,
-            Some(next) => self.page(Operation::ListNext, &next.0).await,
+            None => self.first_page(&format!("v2/images?limit={limit}")).await,
+            Some(next) => self.page(Operation::ListNext, &next.path, &next.views).await,
         }
     }
 
@@ -85,18 +109,31 @@ impl Glance {
     pub async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page> {
         let since = Filter::ChangedSince(since).v2();
         let order = "sort_key=updated_at&sort_dir=desc";
-        self.page(Operation::List, &format!("v2/images?limit={limit}&{order}&{since}")).await
+        self.first_page(&format!("v2/images?limit={limit}&{order}&{since}")).await
+    }
+
+    /// The first page of the first view.
+    async fn first_page(&self, path: &str) -> Result<Page> {
+        let mut pages: Vec<_> = self.views.iter().map(|view| format!("{path}{view}")).collect();
+        // There is always one.
+        let views = pages.split_off(pages.len().min(1)).into();
+        self.page(Operation::List, pages.first().map_or(path, String::as_str), &views).await
     }
 
     /// Every visible image of exactly this name, first page only.
     pub async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
         let name = Filter::Name(name.to_owned()).v2();
         // 100: duplicates are possible without limit, but a person has a handful.
-        let page = self.page(Operation::List, &format!("v2/images?limit=100&{name}")).await?;
-        Ok(page.images)
+        let mut page = self.first_page(&format!("v2/images?limit=100&{name}")).await?;
+        let mut found = page.images;
+        while let Some(view) = page.next_view {
+            page = self.list(100, Some(&view)).await?;
+            found.append(&mut page.images);
+        }
+        Ok(found)
     }
 
-    async fn page(&self, operation: Operation, path: &str) -> Result<Page> {
+    async fn page(&self, operation: Operation, path: &str, views: &Arc<[String]>) -> Result<Page> {
         let request = Request::new(operation, Method::GET, path, "");
         let answer = self.exchange(&request).await?.success(&request)?;
         let wrong = |what| failed(operation, "", Kind::ServerError, what);
@@ -117,16 +154,39 @@ impl Glance {
             None | Some("") => None,
             // An error, not an end: a list that stops early would make images disappear.
             Some(next) => {
-                Some(NextPage::from_server(next).ok_or_else(|| wrong("the continuation leads elsewhere"))?)
+                let next = NextPage::from_server(next);
+                let next = next.ok_or_else(|| wrong("the continuation leads elsewhere"))?;
+                Some(NextPage { views: Arc::clone(views), ..next })
             }
         };
-        Ok(Page { images, next })
+        let next_view =
+            views.split_first().map(|(path, views)| NextPage { path: path.clone(), views: views.into() });
+        Ok(Page { images, next, next_view })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Visibility;
+
+    #[test]
+    fn what_is_shown_is_looked_for_in_one_list_after_the_other() {
+        let shown = |visibilities: &[Visibility], hidden| {
+            views(&Shown { visibilities: visibilities.to_vec(), hidden })
+        };
+        assert_eq!(shown(&[], false), [""]);
+        assert_eq!(shown(&[], true), ["", "&os_hidden=true"]);
+        assert_eq!(
+            shown(&[Visibility::Public, Visibility::Community], true),
+            [
+                "&visibility=public",
+                "&visibility=community",
+                "&visibility=public&os_hidden=true",
+                "&visibility=community&os_hidden=true"
+            ]
+        );
+    }
 
     #[test]
     fn a_continuation_stays_on_our_server_and_path() {
@@ -137,7 +197,7 @@ mod tests {
             "http://elsewhere/v2/images?marker=x&limit=2",
             "//elsewhere/v2/images?marker=x&limit=2#f",
         ] {
-            assert_eq!(NextPage::from_server(next).unwrap().0, query, "{next}");
+            assert_eq!(NextPage::from_server(next).unwrap().path, query, "{next}");
         }
         for next in
             ["", "/v2/images", "/v2/images?", "/v2/tasks?a=b", "?a=b", "/v2/images?a=b c", "/v2/images?\r\n"]

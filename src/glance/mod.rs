@@ -1,6 +1,6 @@
 //! The Image API, v2 and v1: requests, JSON, error kinds, retry with a deadline, server fail-over.
 //!
-//! `client` makes one exchange out of tries at several servers; `list`, `record`, `schema`, `download`,
+//! `client` makes one exchange out of tries at several servers; `list`, `record`, `patch`, `schema`, `download`,
 //! `upload`, `import`, `sharing` and `facts` are what can be asked, `resolve` finds what a person names,
 //! `only` makes a service of one image; `error` says what answers mean, `retry` when to try again,
 //! `servers` whom to ask. `v1` asks the same of old clouds, `negotiated` finds out which of the two there is.
@@ -18,6 +18,7 @@ mod import;
 mod list;
 mod negotiated;
 mod only;
+mod patch;
 mod record;
 mod resolve;
 mod retry;
@@ -34,14 +35,15 @@ pub use client::Glance;
 pub use download::Download;
 pub use facts::{Quota, Store, Usage};
 pub use filter::Filter;
-pub use image::{Image, MultiHash, RecordText, SECRET_KEYS, Status};
+pub use image::{Image, KEPT_MTIME, MultiHash, PROFILE_PROPERTY, RecordText, SECRET_KEYS, Status, time_text};
 pub use import::{ImportMethod, ImportStores, Task};
 pub use list::{NextPage, Page};
 pub use negotiated::Negotiated;
 pub use only::OnlyImage;
-pub use record::{Change, NewImage};
+pub use patch::Change;
+pub use record::NewImage;
 pub use schema::Schema;
 pub use service::{Cloud, Downloads, Facts, ImageService, Listing, OpenBody, Records};
 pub use sharing::{Member, Verdict};
-pub use upload::Destination;
+pub use upload::{Destination, Placement};
 pub use v1::{GlanceV1, V1Member};

@@ -17,7 +17,7 @@ use super::error::{Operation, failed};
 use super::v1::GlanceV1;
 use super::{
     Change, Cloud, Download, Downloads, Facts, Glance, Image, ImageService, Listing, Member, NewImage,
-    NextPage, OpenBody, Page, Records, Schema, Store, Usage,
+    NextPage, OpenBody, Page, Placement, Records, Schema, Store, Usage,
 };
 use crate::config::ApiVersion;
 use crate::error::{Kind, Result};
@@ -136,12 +136,26 @@ impl Records for Negotiated {
         Box::pin(async move { self.service().await?.upload_stream(id, data).await })
     }
 
+    fn upload_to<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        placement: &'a Placement,
+        open: &'a OpenBody<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.service().await?.upload_to(id, size, placement, open).await })
+    }
+
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
         Box::pin(async move { self.service().await?.show(id).await })
     }
 
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
         Box::pin(async move { self.service().await?.update(id, changes).await })
+    }
+
+    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(async move { self.service().await?.set_readable(id, readable).await })
     }
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {

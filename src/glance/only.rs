@@ -15,7 +15,7 @@ use super::facts::{Store, Usage};
 use super::sharing::Member;
 use super::{
     Change, Cloud, Download, Downloads, Facts, Image, ImageService, Listing, NewImage, NextPage, OpenBody,
-    Page, Records, Schema,
+    Page, Placement, Records, Schema,
 };
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
@@ -63,8 +63,10 @@ impl Listing for OnlyImage {
     fn list<'a>(&'a self, _limit: u32, _next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async {
             match self.whole.show(&self.id).await {
-                Ok(image) => Ok(Page { images: vec![image], next: None }),
-                Err(error) if error.kind() == Kind::NotFound => Ok(Page { images: vec![], next: None }),
+                Ok(image) => Ok(Page { images: vec![image], next: None, next_view: None }),
+                Err(error) if error.kind() == Kind::NotFound => {
+                    Ok(Page { images: vec![], next: None, next_view: None })
+                }
                 Err(error) => Err(error),
             }
         })
@@ -117,6 +119,20 @@ impl Records for OnlyImage {
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
         self.ours(id, |whole| whole.delete(id))
+    }
+
+    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>> {
+        self.ours(id, |whole| whole.set_readable(id, readable))
+    }
+
+    fn upload_to<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        placement: &'a Placement,
+        open: &'a OpenBody<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.ours(id, |whole| whole.upload_to(id, size, placement, open))
     }
 }
 

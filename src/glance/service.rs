@@ -11,7 +11,10 @@ use futures_util::future::{self, BoxFuture};
 use futures_util::stream::BoxStream;
 use serde_json::{Map, Value};
 
-use super::{Change, Download, Glance, Image, Member, NewImage, NextPage, Page, Schema, Store, Usage};
+use super::upload::Destination;
+use super::{
+    Change, Download, Glance, Image, Member, NewImage, NextPage, Page, Placement, Schema, Store, Usage,
+};
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
 
@@ -54,10 +57,22 @@ pub trait Records: Cloud {
         id: &'a ImageId,
         data: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> BoxFuture<'a, Result<()>>;
+    /// The same, to a place.
+    fn upload_to<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        _placement: &'a Placement,
+        open: &'a OpenBody<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.upload(id, size, open)
+    }
     /// One image.
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>>;
     /// Changes of a record.
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>>;
+    /// Deactivates an image, or (`readable`) reactivates it.
+    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>>;
     /// The end of an image.
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>>;
 }
@@ -147,12 +162,26 @@ impl Records for Glance {
         Box::pin(Glance::upload_stream(self, id, data))
     }
 
+    fn upload_to<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        placement: &'a Placement,
+        open: &'a OpenBody<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(Glance::upload_to(self, Destination::Store, id, size, placement, open))
+    }
+
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
         Box::pin(Glance::show(self, id))
     }
 
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
         Box::pin(Glance::update(self, id, changes))
+    }
+
+    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(Glance::set_readable(self, id, readable))
     }
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {

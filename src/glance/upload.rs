@@ -48,6 +48,15 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(5);
 /// from the head of the request; with a token that it must first check with Keystone this takes 0.2 s.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Where the data of an upload shall go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// The id of a store; else Glance's default.
+    pub store: Option<String>,
+    /// An image that the new one is made from: cinder's store then puts it into the same backend.
+    pub base_image: Option<String>,
+}
+
 /// What became of one try.
 enum Outcome {
     Done,
@@ -128,18 +137,19 @@ impl Glance {
         size: u64,
         open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
     ) -> Result<()> {
-        self.upload_to(Destination::Store, id, size, open).await
+        self.upload_to(Destination::Store, id, size, &Placement::default(), open).await
     }
 
-    /// The same, to the store or to the staging area.
+    /// The same, by either version of the API, to where `placement` says or to the staging area.
     ///
     /// # Errors
-    /// Those of [`upload`](Self::upload).
+    /// Those of [`upload`](Self::upload); `Invalid` when there is no such store.
     pub async fn upload_to(
         &self,
         to: Destination,
         id: &ImageId,
         size: u64,
+        placement: &Placement,
         open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
     ) -> Result<()> {
         let subject = subject(id);
@@ -156,7 +166,7 @@ impl Glance {
         loop {
             let credential = self.inner.auth.credential().await?;
             let patience = if tries == 0 { Duration::ZERO } else { PATIENCE.min(self.inner.timeout / 4) };
-            let data = Data { to, size: Some(size), stream: open(), patience };
+            let data = Data { to, size: Some(size), stream: open(), patience, placement };
             let error = match self.put(id, &subject, data, &credential, &mut moved_at).await {
                 Outcome::Done => return Ok(()),
                 Outcome::Failed(error) => return Err(error),
@@ -219,7 +229,8 @@ impl Glance {
             .await
             .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
         let credential = self.inner.auth.credential().await?;
-        let data = Data { to, size: None, stream: data, patience: Duration::ZERO };
+        let placement = Placement::default();
+        let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement: &placement };
         match self.put(id, &subject, data, &credential, &mut Instant::now()).await {
             Outcome::Done => Ok(()),
             Outcome::Refused => Err(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b"")),
@@ -235,7 +246,7 @@ impl Glance {
         &self,
         id: &ImageId,
         subject: &str,
-        data: Data,
+        data: Data<'_>,
         credential: &Credential,
         moved_at: &mut Instant,
     ) -> Outcome {
@@ -259,15 +270,20 @@ impl Glance {
                 builder = builder.header(CONTENT_LENGTH, size);
             }
         }
+        let default = self.inner.store.as_ref().filter(|_| to != Destination::Stage);
+        for (header, value) in [
+            ("x-image-meta-store", data.placement.store.as_ref().or(default)),
+            ("x-openstack-base-image-ref", data.placement.base_image.as_ref()),
+        ] {
+            if let Some(value) = value {
+                builder = builder.header(header, value);
+            }
+        }
         progress.complete.store(size == Some(0), Ordering::Relaxed);
         let body = match size {
             Some(0) if to.tells_length(0) => Body::from(Bytes::new()),
             _ => Body::wrap_stream(Paced::new(data, Arc::clone(&progress))),
         };
-        let store = self.inner.store.as_deref().filter(|_| to != Destination::Stage);
-        if let Some(store) = store {
-            builder = builder.header("x-image-meta-store", store);
-        }
         let answer = self.watch(builder.body(body).send(), &progress, moved_at).await;
         if let Some(error) = progress.local_error() {
             return Outcome::Failed(Error::io(format!("uploading {subject}: reading the data"), error));
@@ -385,10 +401,11 @@ struct Stalled {
 }
 
 /// What one try sends.
-struct Data {
+struct Data<'a> {
     to: Destination,
     /// `None`: until its end.
     size: Option<u64>,
+    placement: &'a Placement,
     stream: BoxStream<'static, io::Result<Bytes>>,
     /// How long to wait for a refusal first.
     patience: Duration,
@@ -447,7 +464,7 @@ struct Paced {
 }
 
 impl Paced {
-    fn new(data: Data, progress: Arc<Progress>) -> Self {
+    fn new(data: Data<'_>, progress: Arc<Progress>) -> Self {
         Self {
             data: data.stream,
             chunk: Bytes::new(),

@@ -25,7 +25,7 @@ use super::wait::{Order, Settled};
 use super::{Connection, run, say, unless_interrupted};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Destination, Glance, Image, ImportMethod, ImportStores, NewImage};
+use crate::glance::{Destination, Glance, Image, ImportMethod, ImportStores, NewImage, Placement};
 use crate::units::{ImageId, human_bytes};
 use crate::write::disk_format_of;
 
@@ -224,8 +224,8 @@ async fn stage(glance: &Glance, id: &ImageId, path: &Path, shown: &mut Shown) ->
     let file = Arc::new(blocking(move || open(&path)).await?);
     let size = file.metadata().map_err(|error| Error::io("looking at the file", error))?.len();
     let sent = Arc::new(AtomicU64::new(0));
-    let open = || content(&file, size, &sent);
-    let mut sending = std::pin::pin!(glance.upload_to(Destination::Stage, id, size, &open));
+    let (open, placement) = (|| content(&file, size, &sent), Placement::default());
+    let mut sending = std::pin::pin!(glance.upload_to(Destination::Stage, id, size, &placement, &open));
     loop {
         tokio::select! {
             outcome = &mut sending => return outcome,

@@ -19,7 +19,8 @@ use crate::units::ByteRange;
 use self::ahead::{Plan, ReadAhead};
 use self::readers::Recorder;
 
-pub use self::readers::Readers;
+pub use self::profile::publishable;
+pub use self::readers::{Published, Readers};
 
 /// One handle's reader. It holds no data: an idle handle costs a few hundred bytes.
 pub struct Reader {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -24,6 +25,9 @@ const WATCHED: Duration = Duration::from_secs(180);
 const AT_ONCE: usize = 6;
 /// A gap that takes this part of a request's time is fetched along, as six requests are under way at once.
 const GAP_PART: u64 = 8;
+
+/// The boot profile in an image's record, looked up when it is wanted.
+pub type Published = BoxFuture<'static, Option<String>>;
 
 /// Makes the readers of a mount.
 pub struct Readers {
@@ -50,13 +54,14 @@ impl Readers {
         Self { runtime, store: Store::new(folder), watched: Mutex::default() }
     }
 
-    /// A reader of an image of `size` bytes.
-    pub fn open(&self, image: Arc<CachedImage>, size: u64) -> Reader {
-        let recorder = self.recorder(&image, size);
+    /// A reader of an image of `size` bytes; `published` tells the boot profile in its record, which is asked for
+    /// when there is none here.
+    pub fn open(&self, image: Arc<CachedImage>, size: u64, published: Published) -> Reader {
+        let recorder = self.recorder(&image, size, published);
         Reader::new(image, size, recorder)
     }
 
-    fn recorder(&self, image: &Arc<CachedImage>, size: u64) -> Option<Arc<Recorder>> {
+    fn recorder(&self, image: &Arc<CachedImage>, size: u64, published: Published) -> Option<Arc<Recorder>> {
         let digest = digest_text(image.digest())?;
         let mut watched = self.watched();
         if let Some(recorder) = watched.get(&image.cache_key()).and_then(Weak::upgrade) {
@@ -73,8 +78,8 @@ impl Readers {
         });
         watched.insert(image.cache_key(), Arc::downgrade(&recorder));
         drop(watched);
-        let work =
-            fetch_ahead(Arc::clone(image), Arc::downgrade(&recorder), self.store.clone(), digest, size);
+        let profile = known(self.store.clone(), digest, size, published);
+        let work = fetch_ahead(Arc::clone(image), Arc::downgrade(&recorder), profile);
         let task = self.runtime.spawn(work);
         *recorder.fetching.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
         Some(recorder)
@@ -110,13 +115,23 @@ fn named(digest: &Digest) -> Result<String> {
     })
 }
 
+/// The profile of a content: the one that is kept here, else the one that its image bears.
+async fn known(store: Store, digest: String, size: u64, published: Published) -> Option<Profile> {
+    let named = digest.clone();
+    if let Ok(Some(profile)) = blocking(move || Ok(store.load(&named, size))).await {
+        return Some(profile);
+    }
+    let text = published.await?;
+    Profile::from_property(&text, &digest, size)
+        .inspect_err(|error| tracing::debug!(%error, "the boot profile of an image is left alone"))
+        .ok()
+}
+
 /// Fetches what the profile of the image names, if there is one and the image is not here already.
 async fn fetch_ahead(
     image: Arc<CachedImage>,
     recorder: Weak<Recorder>,
-    store: Store,
-    digest: String,
-    size: u64,
+    profile: impl Future<Output = Option<Profile>>,
 ) {
     if image.is_complete().await {
         if let Some(recorder) = recorder.upgrade() {
@@ -124,7 +139,7 @@ async fn fetch_ahead(
         }
         return;
     }
-    let Ok(Some(profile)) = blocking(move || Ok(store.load(&digest, size))).await else { return };
+    let Some(profile) = profile.await else { return };
     match recorder.upgrade() {
         Some(recorder) => recorder.recording().continue_from(&profile),
         None => return,

@@ -59,6 +59,7 @@ pub(crate) fn image_of(size: u64, stores: Option<&str>) -> Image {
         hash: None,
         protected: false,
         stores: stores.map(Into::into),
+        kept_mtime: None,
         record: "{}".into(),
     }
 }

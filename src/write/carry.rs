@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use super::Metadata;
 use super::sniff::Content;
 use crate::error::{Error, Kind, Result};
-use crate::glance::Image;
+use crate::glance::{Image, KEPT_MTIME, PROFILE_PROPERTY};
 
 /// Attributes that are not carried over: Glance sets them, or this upload does, or (`protected`)
 /// they are set once the data are there, or (`owner`) only when it is not us anyway.
@@ -33,9 +34,11 @@ const OWN: [&str; 22] = [
     "owner",
 ];
 
-/// Properties that belong to the old data (a signature, another client's hashes) or to the server.
-fn belongs_to_the_old_data(key: &str) -> bool {
+/// Properties that belong to the data (a signature, another client's hashes) or to the server: neither an image
+/// that replaces another nor a copy takes them over.
+pub fn describes_data(key: &str) -> bool {
     key.starts_with("os_glance_")
+        || [KEPT_MTIME, PROFILE_PROPERTY].contains(&key)
         || key.starts_with("img_signature")
         || ["md5", "sha256", "object"]
             .iter()
@@ -60,9 +63,7 @@ pub(super) fn attributes_of(old: &Image, project: Option<&str>) -> Result<Vec<(S
     let record: Map<String, Value> = serde_json::from_str(text).map_err(damaged)?;
     let mut carried: Vec<(String, Value)> = record
         .into_iter()
-        .filter(|(key, value)| {
-            !OWN.contains(&key.as_str()) && !belongs_to_the_old_data(key) && !value.is_null()
-        })
+        .filter(|(key, value)| !OWN.contains(&key.as_str()) && !describes_data(key) && !value.is_null())
         .collect();
     if let Some(owner) = old.owner.as_deref()
         && project != Some(owner)
@@ -84,10 +85,20 @@ pub(super) struct Formats {
 /// The content decides, because other tools set `raw` without being asked (`openstack image
 /// create` does). But a container other than `bare`, and formats without any mark in their content
 /// (kernels and ramdisks), are known to nobody but the person who set them.
-pub(super) fn formats(content: &Content, record: Option<&Image>) -> Formats {
-    let set = |value: &Option<std::sync::Arc<str>>| value.as_deref().unwrap_or_default().to_owned();
+///
+/// What was asked for this very upload goes before all of it; what a copy brings along counts as a record's.
+pub(super) fn formats(content: &Content, record: Option<&Image>, asked: &Metadata) -> Formats {
+    asked.decide(told(content, record, asked))
+}
+
+fn told(content: &Content, record: Option<&Image>, asked: &Metadata) -> Formats {
     let (disk, container) =
-        record.map_or_else(Default::default, |image| (set(&image.disk_format), set(&image.container_format)));
+        record.map_or((&None, &None), |image| (&image.disk_format, &image.container_format));
+    let set = |key: &str, value: &Option<std::sync::Arc<str>>| {
+        let copied = asked.copied_formats.get(key).map(String::as_str);
+        copied.or(value.as_deref()).unwrap_or_default().to_owned()
+    };
+    let (disk, container) = (set("disk_format", disk), set("container_format", container));
     if !matches!(container.as_str(), "" | "bare") {
         let disk = if disk.is_empty() { content.format.to_owned() } else { disk };
         return Formats { disk, container };
@@ -114,24 +125,49 @@ mod tests {
 
     #[test]
     fn the_content_decides_the_format() {
+        let none = Metadata::default();
         let bare = |disk: &str| Formats { disk: disk.into(), container: "bare".into() };
-        assert_eq!(formats(&content("qcow2"), None), bare("qcow2"));
+        assert_eq!(formats(&content("qcow2"), None, &none), bare("qcow2"));
         for (disk, container) in [(None, None), (Some("raw"), Some("bare")), (Some("vmdk"), None)] {
-            assert_eq!(formats(&content("qcow2"), Some(&with_formats(disk, container))), bare("qcow2"));
+            assert_eq!(
+                formats(&content("qcow2"), Some(&with_formats(disk, container)), &none),
+                bare("qcow2")
+            );
         }
-        assert_eq!(formats(&content("raw"), Some(&with_formats(Some("qcow2"), Some("bare")))), bare("raw"));
+        assert_eq!(
+            formats(&content("raw"), Some(&with_formats(Some("qcow2"), Some("bare"))), &none),
+            bare("raw")
+        );
     }
 
     #[test]
     fn what_no_content_tells_stays_as_it_was_set() {
+        let none = Metadata::default();
         let ova = with_formats(Some("vmdk"), Some("ova"));
         assert_eq!(
-            formats(&content("raw"), Some(&ova)),
+            formats(&content("raw"), Some(&ova), &none),
             Formats { disk: "vmdk".into(), container: "ova".into() }
         );
         let kernel = with_formats(Some("aki"), Some("bare"));
-        assert_eq!(formats(&content("raw"), Some(&kernel)).disk, "aki");
-        assert_eq!(formats(&content("iso"), Some(&kernel)).disk, "iso");
+        assert_eq!(formats(&content("raw"), Some(&kernel), &none).disk, "aki");
+        assert_eq!(formats(&content("iso"), Some(&kernel), &none).disk, "iso");
+    }
+
+    #[test]
+    fn what_was_asked_for_goes_before_the_content_and_what_was_copied_fills_its_gaps() {
+        let with = |copied: &[(&str, &str)], asked: &[(&str, &str)]| {
+            let text = |pair: &(&str, &str)| (pair.0.to_owned(), pair.1.to_owned());
+            let value = |pair: &(&str, &str)| (pair.0.to_owned(), Value::from(pair.1));
+            let copied_formats = copied.iter().map(text).collect();
+            let record = asked.iter().map(value).collect();
+            let found =
+                formats(&content("raw"), None, &Metadata { record, copied_formats, ..Metadata::default() });
+            format!("{} {}", found.disk, found.container)
+        };
+        assert_eq!(with(&[("disk_format", "qcow2"), ("container_format", "bare")], &[]), "raw bare");
+        assert_eq!(with(&[("disk_format", "vmdk"), ("container_format", "ova")], &[]), "vmdk ova");
+        assert_eq!(with(&[("disk_format", "ami")], &[]), "ami bare");
+        assert_eq!(with(&[], &[("disk_format", "iso")]), "iso bare");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::journal::{Durability, Journal, JournalFile, Record};
 use super::sniff::sniff;
 use super::spool::Spool;
 use super::stream::Stream;
-use super::{Intent, Shared};
+use super::{Intent, Metadata, Shared};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
@@ -256,6 +256,29 @@ impl Draft {
         spool.sync()?;
         let size = spool.size()?;
         self.inner.store_while_open(Durability::Durable, size)
+    }
+
+    /// What the image shall have besides name and data.
+    pub fn metadata(&self) -> Metadata {
+        self.inner.lock().journal.metadata.clone()
+    }
+
+    /// Changes what the image shall have; `edit` fails or changes it as a whole.
+    ///
+    /// # Errors
+    /// Those of `edit`; `Busy` once the upload has begun; `NoSpace` beyond 256 KiB; those of the disk.
+    pub fn change_metadata(&self, edit: impl FnOnce(&mut Metadata) -> Result<()>) -> Result<()> {
+        let mut changed = self.metadata();
+        edit(&mut changed)?;
+        changed.check()?;
+        {
+            let mut state = self.inner.lock();
+            if !matches!(state.phase, Phase::Open) {
+                return Err(Error::new(Kind::Busy, "the file is being uploaded"));
+            }
+            state.journal.metadata = changed;
+        }
+        self.inner.store_while_open(Durability::Relaxed, self.size())
     }
 
     /// The name under which it will be created; a rename before the commit is local, one during

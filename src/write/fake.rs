@@ -89,6 +89,7 @@ fn record(id: &ImageId, name: &str) -> Image {
         hash: None,
         protected: false,
         stores: None,
+        kept_mtime: None,
         record: "{}".into(),
     }
 }
@@ -314,6 +315,10 @@ impl Records for FakeGlance {
             }
             Ok(image.clone())
         })
+    }
+
+    fn set_readable<'a>(&'a self, _: &'a ImageId, _readable: bool) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(std::future::ready(fail(Kind::NotSupported)))
     }
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {

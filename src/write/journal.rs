@@ -19,6 +19,8 @@
 //!   "strays": []
 //! }
 //! ```
+//!
+//! and `"metadata"` where some was asked for.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -28,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::Metadata;
 use super::folder::{DraftId, Folder, JOURNAL_TMP};
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
@@ -35,9 +38,9 @@ use crate::units::ImageId;
 /// The version this code writes, and the only one it reads.
 const VERSION: u32 = 1;
 
-/// A journal is a name, a reason and some ids: 64 KiB is far above all of it, and a bound for what
-/// is read from a folder that others could have damaged.
-const MAX_BYTES: u64 = 64 << 10;
+/// A journal is a name, a reason, some ids and up to 256 KiB of metadata, six times that where JSON escapes
+/// each byte: a bound for what is read from a folder that others could have damaged.
+const MAX_BYTES: u64 = 2 << 20;
 
 /// A failure's text is cut to this many characters.
 const MAX_FAILURE: usize = 2000;
@@ -113,6 +116,9 @@ pub(super) struct Journal {
     /// Records of earlier tries that could not be deleted.
     #[serde(with = "id_list_text")]
     pub(super) strays: Vec<ImageId>,
+    /// What the image shall have besides.
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub(super) metadata: Metadata,
 }
 
 /// Whether a journal has to be on disk before what follows it happens.
@@ -140,6 +146,7 @@ impl Journal {
             step: Step::Spooling,
             failure: None,
             strays: Vec::new(),
+            metadata: Metadata::default(),
         }
     }
 
@@ -354,7 +361,7 @@ mod tests {
             assert_ne!(bytes, GOLDEN);
             assert_eq!(Journal::decode(bytes.as_bytes()).unwrap_err().kind(), Kind::Integrity, "{to}");
         }
-        assert!(Journal::decode(&vec![b' '; (64 << 10) + 1]).is_err());
+        assert!(Journal::decode(&vec![b' '; (2 << 20) + 1]).is_err());
         assert!(Journal::decode(b"").is_err());
     }
 

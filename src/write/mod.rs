@@ -30,6 +30,7 @@ mod folder;
 mod journal;
 mod keeper;
 mod kept;
+mod metadata;
 mod recover;
 mod report;
 mod revive;
@@ -56,7 +57,9 @@ use crate::glance::{Image, Records};
 use crate::units::ImageId;
 
 pub use aftermath::Settlement;
+pub use carry::describes_data;
 pub use draft::Draft;
+pub use metadata::Metadata;
 pub use report::{Condition, Report, Uploading};
 pub use revive::TakenUp;
 pub use sniff::disk_format_of;

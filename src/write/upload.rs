@@ -27,7 +27,7 @@ use super::sniff::{Content, sniff};
 use super::spool::Spool;
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Change, Image, NewImage, Status};
+use crate::glance::{Change, Image, NewImage, Placement, Status};
 use crate::units::ImageId;
 
 /// Tries in all. The client below retries requests by itself; these are for a record that a failed
@@ -110,7 +110,12 @@ impl Upload {
             return self.show().await;
         }
         self.note(Step::Reserving, Durability::Relaxed).await?;
-        let created = self.create(None, Vec::new()).await;
+        let asked = &self.journal.metadata;
+        let asked_for = |key: &str| asked.record.contains_key(key);
+        let formats = (asked_for("disk_format") && asked_for("container_format"))
+            .then(|| asked.decide(Formats { disk: String::new(), container: String::new() }));
+        let attributes = asked.attributes(Vec::new());
+        let created = self.create(formats, attributes).await;
         if created.is_err() {
             self.withdraw().await;
         }
@@ -132,7 +137,11 @@ impl Upload {
         self.note(Step::Uploading, Durability::Relaxed).await?;
         let body = Body::new(self.spool.clone(), self.size, self.sent.clone());
         let open = || body.open();
-        let sending = self.shared.records.upload(&self.journal.image, self.size, &open);
+        let placement = Placement {
+            store: self.journal.metadata.store.clone(),
+            base_image: self.journal.metadata.base_image.clone(),
+        };
+        let sending = self.shared.records.upload_to(&self.journal.image, self.size, &placement, &open);
         let outcome = self.unless_cancelled(sending).await;
         let digests = body.finish(self.shared.pace.timeout).await;
         match outcome {
@@ -153,11 +162,12 @@ impl Upload {
 
     /// Creates the record for data of this content.
     pub(super) async fn create_for(&mut self, content: &Content) -> Result<()> {
-        let formats = formats(content, self.replaces.as_ref());
+        let formats = formats(content, self.replaces.as_ref(), &self.journal.metadata);
         object(content, &formats)?;
         let project = self.shared.records.project_id();
-        let attributes = self.replaces.as_ref().map(|old| attributes_of(old, project)).transpose()?;
-        self.create(Some(formats), attributes.unwrap_or_default()).await.map(|_| ())
+        let carried = self.replaces.as_ref().map(|old| attributes_of(old, project)).transpose()?;
+        let attributes = self.journal.metadata.attributes(carried.unwrap_or_default());
+        self.create(Some(formats), attributes).await.map(|_| ())
     }
 
     async fn create(
@@ -194,7 +204,7 @@ impl Upload {
         if image.record.text().is_some_and(has_hash) {
             return Err(Error::new(Kind::WrongFormat, spoilt(id)));
         }
-        let formats = formats(content, Some(image));
+        let formats = formats(content, Some(image), &self.journal.metadata);
         object(content, &formats)?;
         let mut changes = Vec::new();
         for (key, have, want) in [
@@ -329,20 +339,20 @@ impl Upload {
         for stray in &self.journal.strays {
             failures.push(format!("image {stray}, left by a failed try, could not be deleted"));
         }
-        if let Some(old) = &self.replaces {
-            if old.protected {
-                // Only now, so that a failed upload could be deleted.
-                let protect = [Change::Set { key: "protected".to_owned(), value: true.into() }];
-                if let Err(error) = self.update(&image.id, &protect).await {
-                    failures.push(format!("image {} could not be protected: {error}", image.id));
-                }
+        let was_protected = self.replaces.as_ref().is_some_and(|old| old.protected);
+        if self.journal.metadata.protected().unwrap_or(was_protected) {
+            // Only now, so that a failed upload could be deleted.
+            let protect = [Change::Set { key: "protected".to_owned(), value: true.into() }];
+            if let Err(error) = self.update(&image.id, &protect).await {
+                failures.push(format!("image {} could not be protected: {error}", image.id));
             }
-            if let Err(error) = self.delete(&old.id).await
-                && error.kind() != Kind::NotFound
-            {
-                let message = format!("image {}, which {} replaces, could not be deleted", old.id, image.id);
-                failures.push(format!("{message}: {error}"));
-            }
+        }
+        if let Some(old) = &self.replaces
+            && let Err(error) = self.delete(&old.id).await
+            && error.kind() != Kind::NotFound
+        {
+            let message = format!("image {}, which {} replaces, could not be deleted", old.id, image.id);
+            failures.push(format!("{message}: {error}"));
         }
         (!failures.is_empty()).then(|| failures.join("; "))
     }

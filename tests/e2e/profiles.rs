@@ -69,3 +69,37 @@ fn a_copy_of_the_whole_leaves_no_profile() {
     mount.remount();
     assert!(fails!("{PROGRAM} profile export {file}").contains("no boot profile"));
 }
+
+#[test]
+fn a_published_profile_serves_mounts_that_have_none() {
+    let cloud = Cloud::open();
+    let id = cloud.image("published.raw", &pattern(84, 64 * MIB));
+    let first = cloud.mount("");
+    let file = first.path("published.raw");
+    assert!(fails!("{PROGRAM} profile publish {file}").contains("no boot profile"));
+    start_from(&file);
+    eventually("the profile is published", || {
+        crate::harness::run(&format!("{PROGRAM} profile publish {file}")).succeeded()
+    });
+    let property = cloud.record(&id)["glancefs_profile"].as_str().unwrap().to_owned();
+    assert!(property.len() < 200, "{property}");
+
+    let second = cloud.mount("");
+    let open = std::fs::File::open(second.path("published.raw")).unwrap();
+    eventually("what the first start read", || cached(&second, "published.raw") >= 8 * MIB);
+    drop(open);
+    assert!(cached(&second, "published.raw") < 16 * MIB, "{}", cached(&second, "published.raw"));
+    // One that was taken back, or that nobody can use, is none.
+    sh!("setfattr -n user.glance.property.glancefs_profile -v 1:00000000:ff {file}");
+    let third = cloud.mount("");
+    sh!("head -c 1M {}/published.raw > /dev/null", third);
+    assert!(cached(&third, "published.raw") < 8 * MIB);
+    // An overwrite brings other data, which it does not fit.
+    let writer = cloud.mount("--allow-overwrite");
+    sh!(
+        "head -c 1M /dev/urandom > {}/new; cp {}/new {writer}/published.raw",
+        writer.beside(),
+        writer.beside()
+    );
+    assert_eq!(cloud.only("published.raw").get("glancefs_profile"), None);
+}

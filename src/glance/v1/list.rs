@@ -81,6 +81,6 @@ impl GlanceV1 {
             let image = image_of_json(record);
             image.inspect_err(|error| tracing::warn!(%error, "an image is left out of the list")).ok()
         });
-        Ok(Page { images: images.collect(), next })
+        Ok(Page { images: images.collect(), next, next_view: None })
     }
 }

@@ -21,9 +21,9 @@ use super::record::subject;
 use super::upload::Destination;
 use super::{
     Change, Cloud, Download, Downloads, Facts, Glance, Image, Listing, Member, NewImage, NextPage, OpenBody,
-    Page, Records, Schema,
+    Page, Placement, Records, Schema,
 };
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
 
 pub use members::V1Member;
@@ -63,7 +63,7 @@ impl GlanceV1 {
     /// # Errors
     /// Those of [`Glance::upload`].
     pub async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()> {
-        self.glance.upload_to(Destination::V1, id, size, open).await
+        self.glance.upload_to(Destination::V1, id, size, &Placement::default(), open).await
     }
 }
 
@@ -113,12 +113,26 @@ impl Records for GlanceV1 {
         Box::pin(self.glance.upload_stream_to(Destination::V1, id, data))
     }
 
+    fn upload_to<'a>(
+        &'a self,
+        id: &'a ImageId,
+        size: u64,
+        placement: &'a Placement,
+        open: &'a OpenBody<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.glance.upload_to(Destination::V1, id, size, placement, open))
+    }
+
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
         Box::pin(Self::show(self, id))
     }
 
     fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
         Box::pin(Self::update(self, id, changes))
+    }
+
+    fn set_readable<'a>(&'a self, _: &'a ImageId, _readable: bool) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(std::future::ready(Err(Error::new(Kind::NotSupported, "v1 cannot deactivate images"))))
     }
 
     fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {

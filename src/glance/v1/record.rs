@@ -16,7 +16,8 @@ use crate::error::{Error, Kind, Result};
 use crate::glance::client::{Answer, Request};
 use crate::glance::error::{Operation, failed};
 use crate::glance::image::{Image, Status};
-use crate::glance::record::{Change, NewImage, name_error, subject};
+use crate::glance::patch::Change;
+use crate::glance::record::{NewImage, name_error, subject};
 use crate::units::ImageId;
 
 /// Whether a PUT removes the properties that it does not name. It does unless told not to, also when a name is changed.
@@ -123,9 +124,33 @@ impl GlanceV1 {
     pub async fn update(&self, id: &ImageId, changes: &[Change]) -> Result<Image> {
         let mut headers = HeaderMap::new();
         let (mut set, mut removed) = (Vec::new(), Vec::new());
+        let mut present = None;
         for change in changes {
             match change {
-                Change::Set { key, value } => {
+                Change::Create { key, .. } | Change::Replace { key, .. } => {
+                    // Here the server cannot decide: it is looked at before.
+                    let there = match &present {
+                        Some(there) => there,
+                        None => present.insert(fields(&self.put(id, HeaderMap::new(), "false").await?)?),
+                    };
+                    let is_there = there.get(key).is_some_and(|value| !value.is_null());
+                    let refused = |kind, what| Err(failed(Operation::Update, &subject(id), kind, what));
+                    match (change, is_there) {
+                        (Change::Create { .. }, true) => {
+                            return refused(Kind::Exists, "there is such a property already");
+                        }
+                        (Change::Replace { .. }, false) => {
+                            return refused(Kind::NoData, "there is no such property");
+                        }
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+            match change {
+                Change::Set { key, value }
+                | Change::Create { key, value }
+                | Change::Replace { key, value } => {
                     headers::set(&mut headers, key, value)?;
                     set.push((key.as_str(), value));
                 }

@@ -5,6 +5,7 @@
 //! watched for their first minutes ([`recording`]); the next time it is opened, on any mount that has the
 //! profile ([`store`]), exactly these blocks are fetched in parallel, in the order in which they will be read.
 
+mod published;
 mod recording;
 mod store;
 
@@ -14,6 +15,7 @@ use crate::cache::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange};
 
+pub use published::publishable;
 pub(super) use recording::Recording;
 pub(super) use store::Store;
 
@@ -68,10 +70,25 @@ impl Profile {
         if text.digest != digest || text.size != size {
             return Err(wrong("it belongs to other data"));
         }
+        Self::checked(text.digest, size, text.runs)
+    }
+
+    /// The profile in a text, of whatever content that says.
+    pub(crate) fn of_any(text: &[u8]) -> Result<Self> {
+        let wrong = "not a boot profile";
+        let found: Text = serde_json::from_slice(text)
+            .map_err(|error| Error::new(Kind::Invalid, wrong).with_source(error))?;
+        Self::decode(text, &found.digest, found.size)
+    }
+
+    /// The profile of runs that anybody may have written, as first block and number.
+    fn checked(digest: String, size: u64, found: Vec<(u64, u64)>) -> Result<Self> {
+        let wrong =
+            |what: &str| Error::new(Kind::Invalid, format!("not a boot profile of this image: {what}"));
         let whole = BlockRange::of_image(size);
         let mut blocks: u64 = 0;
-        let mut runs = Vec::with_capacity(text.runs.len().min(MOST_RUNS));
-        for (start, count) in text.runs {
+        let mut runs = Vec::with_capacity(found.len().min(MOST_RUNS));
+        for (start, count) in found {
             let end = start.checked_add(count).filter(|end| count > 0 && *end <= whole.end.0);
             let Some(end) = end else { return Err(wrong("a run lies outside of the image")) };
             blocks = blocks.saturating_add(count);
@@ -80,7 +97,7 @@ impl Profile {
         if runs.len() > MOST_RUNS || blocks > MOST_BLOCKS {
             return Err(wrong("it is too long"));
         }
-        Ok(Self { digest: text.digest, size, runs })
+        Ok(Self { digest, size, runs })
     }
 
     /// Its text.
