@@ -80,6 +80,10 @@ pub enum Kind {
     ServerError,
     /// A local file operation failed.
     Io,
+    /// An image that has to be signed is not.
+    KeyMissing,
+    /// The signature of an image is wrong, or none of ours can vouch for it.
+    KeyRejected,
     /// A value is larger than the kernel can carry (an xattr over 64 KiB).
     ValueTooLarge,
     /// The caller's buffer is too small for the value (xattrs).

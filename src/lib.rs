@@ -4,7 +4,7 @@
 //! `cli → client` for the commands that work on a mount from outside, `cli → manage → glance` for those that
 //! work on the cloud, and
 //! `cli → mount → fuse → fs → { read → cache → source, write, catalog } → glance → auth`,
-//! with `config`, `units`, `budget`, `metrics`, `blocking`, `private_folder`, `ioctl`, `reference` and `error` as leaves
+//! with `config`, `units`, `budget`, `metrics`, `blocking`, `private_folder`, `ioctl`, `reference`, `format`, `signature` and `error` as leaves
 //! that all may use.
 
 pub mod auth;
@@ -16,6 +16,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod error;
+pub mod format;
 pub mod fs;
 pub mod fuse;
 pub mod glance;
@@ -26,6 +27,7 @@ pub mod mount;
 pub mod private_folder;
 pub mod read;
 pub mod reference;
+pub mod signature;
 pub mod source;
 pub mod units;
 pub mod write;

@@ -25,8 +25,19 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Usable by every layer and by each other; they use no layer.
-const LEAVES: &[&str] =
-    &["config", "units", "budget", "metrics", "blocking", "private_folder", "ioctl", "reference", "error"];
+const LEAVES: &[&str] = &[
+    "config",
+    "units",
+    "budget",
+    "metrics",
+    "blocking",
+    "private_folder",
+    "ioctl",
+    "reference",
+    "format",
+    "signature",
+    "error",
+];
 
 #[test]
 fn a_layer_uses_only_those_below_it() {

@@ -115,6 +115,6 @@ impl CachedImage {
 
     /// All of it is on disk, and could be proven, but is not.
     pub(super) fn is_unproven(&self, disk: &DiskImage) -> bool {
-        disk.is_complete() && verify::is_possible(&self.identity().digest) && disk.proven() == Verified::None
+        disk.is_complete() && self.is_verifiable() && disk.proven() == Verified::None
     }
 }

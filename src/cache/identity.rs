@@ -47,6 +47,15 @@ pub enum Digest {
 }
 
 impl Digest {
+    /// It as the result of `algorithm`, if it is one; of a proven image, that of its bytes.
+    pub fn as_computed(&self, name: &str, algorithm: &'static digest::Algorithm) -> Option<digest::Digest> {
+        let Self::Multi { algorithm: found, value } = self else { return None };
+        let hex = |at: usize| u8::from_str_radix(value.get(at..at + 2)?, 16).ok();
+        let bytes: Option<Vec<u8>> = (0..value.len()).step_by(2).map(hex).collect();
+        let digest = digest::Digest::import_less_safe(&bytes?, algorithm).ok();
+        digest.filter(|_| &**found == name)
+    }
+
     /// The best hash that Glance shows of an image.
     fn of(image: &Image) -> Self {
         let hexadecimal = |text: &str, bits: usize| {

@@ -2,8 +2,6 @@
 //!
 //! `demand` reads them, `arrival` takes what transfers bring, `fill` and `whole` bring what nobody waits for yet.
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -14,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::source::{Pace, Source, SourceKind};
 use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange};
 
+use super::backing::Backing;
 use super::disk::DiskImage;
 use super::flight::Flights;
 use super::follow::Prefix;
@@ -25,20 +24,6 @@ use super::{Core, verify};
 pub(super) const DISK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an open may wait to learn whether the image can be read past us.
 const BACKING_PATIENCE: Duration = Duration::from_secs(1);
-
-/// A file that holds exactly the bytes of an image.
-///
-/// While its open file description exists, in this process or in the kernel, nobody frees any of it.
-#[derive(Debug)]
-pub struct Backing {
-    file: File,
-}
-
-impl AsFd for Backing {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
 
 /// One image's cached bytes, shared by all handles.
 pub struct CachedImage {
@@ -81,7 +66,7 @@ impl CachedImage {
         source: Arc<dyn Source>,
     ) -> Self {
         let key = identity.key();
-        let hold = Hold::new(core.verify_wait, verify::is_possible(&identity.digest));
+        let hold = Hold::new(core.verify_wait, core.verify && verify::is_possible(&identity.digest));
         Self {
             core,
             me,
@@ -172,7 +157,7 @@ impl CachedImage {
         });
         let file = tokio::time::timeout(BACKING_PATIENCE, pinning).await.ok()??;
         match file {
-            Ok(Some(file)) => return Some(Backing { file }),
+            Ok(Some(file)) => return Some(Backing::of_cache(file)),
             Ok(None) => {
                 self.verify_if_complete(None);
             }
@@ -211,6 +196,11 @@ impl CachedImage {
     /// How it is being read.
     pub fn source_kind(&self) -> SourceKind {
         self.source.kind()
+    }
+
+    /// The whole has a hash that can be compared, and is to be.
+    pub fn is_verifiable(&self) -> bool {
+        self.core.verify && verify::is_possible(&self.identity.digest)
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {

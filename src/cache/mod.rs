@@ -12,6 +12,7 @@
 
 mod adopt;
 mod arrival;
+mod backing;
 mod demand;
 mod disk;
 mod fill;
@@ -55,9 +56,10 @@ use self::follow::Follower;
 use self::memory::Memory;
 use self::writer::Writer;
 
+pub use self::backing::{Backing, FileVersion};
 pub use self::demand::Found;
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
-pub use self::image::{Backing, CachedImage};
+pub use self::image::CachedImage;
 pub use self::verify::Mismatch;
 pub use self::whole::{Evicted, Holding, Usage};
 
@@ -97,6 +99,8 @@ struct Core {
     disk_threads: Arc<Semaphore>,
     /// A permit for each image that may be verified at the same time.
     verify_turn: Semaphore,
+    /// Whole images are compared with their hash.
+    verify: bool,
     /// How long the read that completes an image waits for the verdict.
     verify_wait: Option<Duration>,
     follower: Follower,
@@ -124,6 +128,7 @@ impl Cache {
             budget,
             disk_threads: Arc::new(Semaphore::new(DISK_THREADS)),
             verify_turn: Semaphore::new(verifications()),
+            verify: config.verify,
             verify_wait: config.verify_wait,
             follower: Follower::start(),
             images: Mutex::default(),

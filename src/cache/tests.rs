@@ -26,7 +26,14 @@ fn config(dir: &Path) -> CacheConfig {
     let dir = dir.join("cache");
     // No test waits so long unless a verdict is missing.
     let verify_wait = Some(Duration::from_secs(600));
-    CacheConfig { dir, size: 1 << 30, free_floor_percent: 0, memory_limit: 64 * MIB, verify_wait }
+    CacheConfig {
+        dir,
+        size: 1 << 30,
+        free_floor_percent: 0,
+        memory_limit: 64 * MIB,
+        verify_wait,
+        verify: true,
+    }
 }
 
 fn open(dir: &Path) -> Cache {

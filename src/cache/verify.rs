@@ -152,7 +152,7 @@ fn share(image: &CachedImage, content: Key, key: Key) {
     }
 }
 
-fn wanted(digest: &Digest) -> &str {
+pub(super) fn wanted(digest: &Digest) -> &str {
     match digest {
         Digest::Multi { value, .. } => value,
         Digest::Md5(value) => value,

@@ -12,7 +12,7 @@ use crate::units::{BlockIndex, BlockRange, ByteSize, human_bytes};
 use super::disk::evict::evict_image;
 use super::image::CachedImage;
 use super::writer::Patience;
-use super::{Cache, ContentIdentity, Verified, verify};
+use super::{Cache, ContentIdentity, Verified};
 
 /// Times that what the disk did not keep is brought again: it was busy for a moment, or another process
 /// needed the room. A disk that keeps nothing three times over is not worth a fourth download.
@@ -107,7 +107,7 @@ impl CachedImage {
             self.check_intact()?;
             match self.verified() {
                 Verified::Pending => idle = None,
-                Verified::None if verify::is_possible(&self.identity().digest) && self.size() > 0 => {
+                Verified::None if self.is_verifiable() && self.size() > 0 => {
                     if idle.get_or_insert_with(Instant::now).elapsed() > BEGINNING {
                         let why = "all of it came, but it was not verified: see the log of the mount";
                         return Err(Error::new(Kind::Io, why));

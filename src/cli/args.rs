@@ -11,6 +11,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use super::orders::OrderCommand;
+use super::trust::TrustArguments;
 use crate::config::{ApiVersion, Passthrough, Prefetch, Upload};
 use crate::units::{self, ByteSize};
 
@@ -108,6 +109,9 @@ pub struct MountArguments {
 
     #[command(flatten)]
     pub access: AccessArguments,
+
+    #[command(flatten)]
+    pub trust: TrustArguments,
 
     /// Stay in the foreground and log to standard error.
     #[arg(long, help_heading = "Running")]

@@ -9,10 +9,11 @@ use std::time::Duration;
 use url::Url;
 
 use super::args::{AccessArguments, CloudArguments, LocalArguments, LoginArguments, MountArguments};
+use super::trust;
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
     AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig, Shown,
-    SpoolConfig, Visibility, memory, paths,
+    SpoolConfig, Verify, Visibility, memory, paths,
 };
 use crate::error::{Error, Kind, Result};
 use crate::manage::Connection;
@@ -46,6 +47,8 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     let catalog = CatalogConfig { ttl: cloud.metadata_ttl, allow_stale: cloud.allow_stale };
     let shown = shown(cloud)?;
     let access = access_config(&arguments.access, environment, http.timeout)?;
+    let trust = trust::config(&arguments.trust)?;
+    let cache = CacheConfig { verify: trust.verify != Verify::None, ..cache };
     if source.image.is_some() && access.allow_overwrite {
         return Err(wrong(
             "--allow-overwrite makes new images, and this mount shows one image only: leave it out, or mount the cloud",
@@ -68,6 +71,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         access,
         passthrough: arguments.local.passthrough,
         prefetch: arguments.local.prefetch,
+        trust,
     })
 }
 
@@ -274,6 +278,7 @@ fn local_config(local: &LocalArguments, environment: &Environment) -> Result<(Ca
         free_floor_percent: local.cache_free_percent,
         memory_limit,
         verify_wait: local.verify_wait,
+        verify: true,
     };
     in_bounds("--keep-failed", local.keep_failed, Duration::ZERO, LONGEST_KEPT)?;
     let size = local.spool_size.map(|size| size.0);

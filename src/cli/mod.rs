@@ -8,6 +8,7 @@ mod args;
 mod merge;
 mod orders;
 mod profile;
+mod trust;
 mod uploads;
 
 use std::ffi::OsString;

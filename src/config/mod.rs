@@ -4,6 +4,7 @@ pub mod auth;
 mod environment;
 pub mod memory;
 pub mod paths;
+mod trust;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use url::Url;
 use crate::reference::ImageReference;
 
 pub use environment::Environment;
+pub use trust::{DirectConfig, DirectRoot, Inspect, TrustConfig, Verify};
 
 /// Everything a mount needs to know, after arguments, environment and files were merged and checked.
 #[derive(Debug, Clone)]
@@ -50,6 +52,8 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// When whole images are fetched that nobody asked for.
     pub prefetch: Prefetch,
+    /// How far image data are believed, and where they may come from besides Glance.
+    pub trust: TrustConfig,
 }
 
 /// Which version of the Image API is spoken.
@@ -207,6 +211,8 @@ pub struct CacheConfig {
     /// How long the read that completes an image waits for the comparison of the whole with its hash.
     /// `None`, the default: a twentieth of the time that fetching took. Zero: not at all.
     pub verify_wait: Option<Duration>,
+    /// Whole images are compared with their hash. Default true.
+    pub verify: bool,
 }
 
 /// Where uploads wait until they are committed.

@@ -6,6 +6,7 @@ use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::fs::handle::Handle;
 use crate::glance::Image;
+use crate::source::SourceKind;
 
 impl ImageFs {
     /// The value of one extended attribute.
@@ -74,7 +75,12 @@ impl ImageFs {
         };
         Ok(match fact {
             "source" => {
+                let direct = match open.as_deref() {
+                    Some(Handle::Image { vetted, .. }) => vetted.is_direct(),
+                    _ => false,
+                };
                 let kind = match cached {
+                    Some(_) if direct => SourceKind::Direct,
                     Some(cached) => cached.source_kind(),
                     None => self.layers.sources.kind_of(image),
                 };
@@ -85,7 +91,12 @@ impl ImageFs {
                 None => self.look_into_cache(image, crate::cache::Cache::cached_bytes).await?.to_string(),
             }),
             "verified" => {
+                let signed = match open.as_deref() {
+                    Some(Handle::Image { vetted, .. }) => vetted.is_signed(),
+                    _ => false,
+                };
                 let verified = match cached {
+                    Some(_) if signed => return Ok(Some("signature".to_owned())),
                     Some(cached) => cached.verified(),
                     None => self.look_into_cache(image, crate::cache::Cache::verified).await?,
                 };

@@ -34,6 +34,16 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) async fn new(allow_delete: bool, allow_overwrite: bool, read_only: bool) -> Self {
+        Self::trusting(allow_delete, allow_overwrite, read_only, TrustConfig::default()).await
+    }
+
+    /// The same with something asked of images.
+    pub(super) async fn trusting(
+        allow_delete: bool,
+        allow_overwrite: bool,
+        read_only: bool,
+        trust: TrustConfig,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let service = Arc::new(FakeService::default());
         let dynamic: Arc<dyn ImageService> = service.clone();
@@ -50,6 +60,7 @@ impl Fixture {
             free_floor_percent: 0,
             memory_limit: 8 << 20,
             verify_wait: Some(Duration::from_secs(20)),
+            verify: true,
         };
         let spool = SpoolConfig {
             dir: folder.path().join("spool"),
@@ -78,7 +89,7 @@ impl Fixture {
         let sources = Sources::new(dynamic.clone(), &http);
         let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
         let layers = Layers { service: dynamic, catalog, cache, sources, readers, uploads };
-        let fs = ImageFs::new(layers, access, Prefetch::Off);
+        let fs = ImageFs::new(layers, access, Prefetch::Off, trust);
         Self { fs, service, folder }
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::draft::DraftHandle;
 use super::replace::NewRecord;
 use super::uploads::Request;
+use super::vet::Vetted;
 use super::whole::Wanted;
 use super::{FileKind, Ino, Node};
 use crate::error::{Error, Kind, Result};
@@ -41,7 +42,7 @@ impl DirEntry {
 /// What a handle is open on.
 pub(super) enum Handle {
     /// An image, for reading.
-    Image { reader: Box<Reader>, image: Arc<Image>, wanted: Wanted },
+    Image { reader: Box<Reader>, image: Arc<Image>, wanted: Wanted, vetted: Vetted },
     /// A file that is being written.
     Draft(DraftHandle),
     /// The record of an image that is being written.

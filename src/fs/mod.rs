@@ -27,6 +27,9 @@ mod status;
 mod tests;
 mod turns;
 mod uploads;
+mod vet;
+#[cfg(test)]
+mod vet_test;
 mod view;
 mod whole;
 mod writable;
@@ -53,7 +56,7 @@ pub use write::NewAttributes;
 
 use crate::cache::{Cache, ContentIdentity, Mismatch};
 use crate::catalog::Catalog;
-use crate::config::{AccessConfig, Prefetch};
+use crate::config::{AccessConfig, Prefetch, TrustConfig};
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, ImageService};
 use crate::metrics::OpenCounters;
@@ -69,6 +72,7 @@ use facts::KeptUsage;
 use handle::Handles;
 use inode::Inodes;
 use turns::Turns;
+use vet::Vetting;
 use whole::Fills;
 
 /// Names that were just asked for in vain, and for how long that is believed: a shell that looks
@@ -123,6 +127,7 @@ pub struct ImageFs {
     access: AccessConfig,
     prefetch: Prefetch,
     fills: Fills,
+    vetting: Vetting,
     attributes: Attributes,
     inodes: Mutex<Inodes>,
     handles: Handles,
@@ -151,8 +156,9 @@ pub struct ImageFs {
 }
 
 impl ImageFs {
-    /// The files of `layers`, as `access` wants them; `prefetch` says when they are read unasked.
-    pub fn new(layers: Layers, access: AccessConfig, prefetch: Prefetch) -> Arc<Self> {
+    /// The files of `layers`, as `access` wants them; `prefetch` says when they are read unasked, `trust` what is asked
+    /// of them first.
+    pub fn new(layers: Layers, access: AccessConfig, prefetch: Prefetch, trust: TrustConfig) -> Arc<Self> {
         let attributes = Attributes::new(access.clone(), layers.catalog.ttl());
         let events = Arc::new(Events::default());
         let told = Arc::clone(&events);
@@ -164,6 +170,7 @@ impl ImageFs {
             access,
             prefetch,
             fills: Fills::default(),
+            vetting: Vetting::new(trust),
             attributes,
             inodes: Mutex::default(),
             handles: Handles::default(),

@@ -10,10 +10,12 @@ use super::draft::{DraftHandle, Writer};
 use super::handle::Handle;
 use super::replace::NewRecord;
 use super::uploads::Request;
+use super::vet::Vetted;
 use super::{HandleId, ImageFs, Ino, Node, ThreadGroup};
 use crate::blocking::blocking;
 use crate::cache::{Backing, Key};
 use crate::error::{Error, Kind, Result};
+use crate::format::HEAD_BYTES;
 use crate::glance::{Image, PROFILE_PROPERTY, Status};
 use crate::read::Reader;
 use crate::units::{ByteRange, ImageId};
@@ -113,7 +115,8 @@ impl ImageFs {
         let reader = self.reader(&image);
         reader.image().acquire();
         let wanted = self.wanted(&image, &reader);
-        let handle = self.handles.insert(Handle::Image { reader: Box::new(reader), image, wanted });
+        let vetted = Vetted::default();
+        let handle = self.handles.insert(Handle::Image { reader: Box::new(reader), image, wanted, vetted });
         Ok(Opened { handle, direct_io: false })
     }
 
@@ -126,8 +129,18 @@ impl ImageFs {
     /// to `look`, which takes as long as the cache disk needs, up to 2 s.
     pub async fn bypass(&self, handle: HandleId, look: bool) -> Option<Bypass> {
         let handle = self.handles.get(handle).ok()?;
-        let Handle::Image { reader, .. } = &*handle else { return None };
-        let file = if look { reader.image().backing().await } else { None };
+        let Handle::Image { reader, image, vetted, .. } = &*handle else { return None };
+        let file = match vetted.file() {
+            _ if !look => None,
+            Some(file) => Some(file.clone()),
+            None => {
+                let file = reader.image().backing().await;
+                if let Some(file) = &file {
+                    self.look_into(file, reader, image).await;
+                }
+                file
+            }
+        };
         Some(Bypass { content: reader.image().key(), file })
     }
 
@@ -138,7 +151,16 @@ impl ImageFs {
     /// `Io` and `ServerError` when the bytes could not be had.
     pub async fn read(&self, handle: HandleId, range: ByteRange) -> Result<Bytes> {
         match &*self.handles.get(handle)? {
-            Handle::Image { reader, image, .. } => self.read_image(reader, image, range).await,
+            Handle::Image { reader, image, vetted, .. } => {
+                self.check_vetted(vetted)?;
+                match vetted.file() {
+                    Some(file) => match self.read_file(file, image, range).await {
+                        Err(_) if self.may_give_up(vetted) => self.read_image(reader, image, range).await,
+                        read => read,
+                    },
+                    None => self.read_image(reader, image, range).await,
+                }
+            }
             Handle::Draft(open) => {
                 let draft = open.file.draft();
                 let spool = Arc::clone(&draft);
@@ -146,8 +168,7 @@ impl ImageFs {
                 match draft.committed() {
                     // It became an image while it was open, and reads on as that.
                     Some(image) if read.is_err() && image.status == Status::Active => {
-                        let image = Arc::new(image);
-                        self.read_image(&self.reader(&image), &image, range).await
+                        self.read_committed(&image, range).await
                     }
                     _ => read,
                 }
@@ -162,11 +183,14 @@ impl ImageFs {
         }
     }
 
-    async fn read_image(&self, reader: &Reader, image: &Image, range: ByteRange) -> Result<Bytes> {
-        if let Some(bytes) = reader.try_read(range) {
-            return Ok(bytes);
+    pub(super) async fn read_image(&self, reader: &Reader, image: &Image, range: ByteRange) -> Result<Bytes> {
+        let read = match reader.try_read(range) {
+            Some(bytes) => Ok(bytes),
+            None => reader.read(range).await,
+        };
+        if range.start < HEAD_BYTES && read.is_ok() {
+            self.look_at_header(reader, image);
         }
-        let read = reader.read(range).await;
         read.map_err(|error| match error.kind() {
             Kind::NotFound => error.with_kind(Kind::Stale),
             // What read(2) gives when the bytes cannot be had, whatever the reason.
@@ -179,7 +203,20 @@ impl ImageFs {
         })
     }
 
-    fn reader(&self, image: &Image) -> Reader {
+    /// The bytes of `range` from the file that the handle is bound to.
+    pub(super) async fn read_file(&self, file: &Backing, image: &Image, range: ByteRange) -> Result<Bytes> {
+        let range = range.clamp_to(readable_size(image));
+        if let Some(bytes) = file.try_read(range) {
+            return Ok(bytes);
+        }
+        let file = file.clone();
+        blocking(move || file.read(range)).await.inspect_err(|error| {
+            tracing::warn!(image = %image.id, %range, %error, "cannot read");
+            self.note_failure(&image.id, &format!("reading {range} of image {}: {error}", image.id));
+        })
+    }
+
+    pub(super) fn reader(&self, image: &Image) -> Reader {
         let cached = self.layers.cache.image(&self.identity(image), self.layers.sources.of(image));
         let (catalog, image) = (Arc::clone(&self.layers.catalog), image.clone());
         let size = readable_size(&image);

@@ -56,7 +56,7 @@ enum State {
     Filling,
     Verifying,
     Done(Verified),
-    Failed(Arc<str>),
+    Failed(Kind, Arc<str>),
 }
 
 /// One image being filled; ends when dropped.
@@ -81,7 +81,7 @@ impl Fill {
                 Ok(proof) => State::Done(proof),
                 Err(error) => {
                     info!(image = %id, %error, ?wish, "the image was not filled");
-                    State::Failed(error.to_string().into())
+                    State::Failed(error.kind(), error.to_string().into())
                 }
             };
             sender.send_replace(end);
@@ -90,14 +90,32 @@ impl Fill {
     }
 
     fn is_over(&self) -> bool {
-        self.task.is_finished() || matches!(*self.state.borrow(), State::Done(_) | State::Failed(_))
+        self.task.is_finished() || matches!(*self.state.borrow(), State::Done(_) | State::Failed(..))
+    }
+
+    /// How it ends.
+    ///
+    /// # Errors
+    /// Those of the source, of the cache disk and of the verification; `Busy`: it was stopped by an eviction.
+    pub(super) async fn outcome(&self) -> Result<Verified> {
+        let mut state = self.state.clone();
+        loop {
+            match &*state.borrow_and_update() {
+                State::Done(proof) => return Ok(*proof),
+                State::Failed(kind, why) => return Err(Error::new(*kind, why.to_string())),
+                State::Filling | State::Verifying => {}
+            }
+            if state.changed().await.is_err() {
+                return Err(Error::new(Kind::Busy, "the image was evicted meanwhile"));
+            }
+        }
     }
 
     fn progress(&self) -> (Stage, String) {
         match &*self.state.borrow() {
             State::Done(Verified::None) => (Stage::Done, String::new()),
             State::Done(proof) => (Stage::Done, proof.word().to_owned()),
-            State::Failed(why) => (Stage::Failed, why.to_string()),
+            State::Failed(_, why) => (Stage::Failed, why.to_string()),
             _ if self.task.is_finished() => (Stage::Failed, "it was evicted meanwhile".to_owned()),
             State::Filling => (Stage::Filling, String::new()),
             State::Verifying => (Stage::Verifying, String::new()),
@@ -164,7 +182,7 @@ impl ImageFs {
     /// `Invalid`: it is no image. `Busy`: it is being written.
     pub fn prefetch(&self, handle: HandleId) -> Result<()> {
         match &*self.handles.get(handle)? {
-            Handle::Image { reader, image, wanted } => {
+            Handle::Image { reader, image, wanted, .. } => {
                 let mut asked = lock(&wanted.asked);
                 if asked.as_ref().is_none_or(|fill| fill.is_over()) {
                     *asked = Some(self.fills.of(&image.id, reader.image(), Wish::Asked));
@@ -184,7 +202,7 @@ impl ImageFs {
     /// `Invalid`: it is no image.
     pub async fn prefetch_progress(&self, handle: HandleId) -> Result<Progress> {
         let handle = self.handles.get(handle)?;
-        let Handle::Image { reader, image, wanted } = &*handle else { return Err(no_image()) };
+        let Handle::Image { reader, image, wanted, .. } = &*handle else { return Err(no_image()) };
         let asked = lock(&wanted.asked).clone();
         let (stage, text) = asked.map_or((Stage::Idle, String::new()), |fill| fill.progress());
         let cached = Arc::clone(reader.image());

@@ -112,6 +112,24 @@ fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), group: process::thread_group(request.pid()) }
 }
 
+/// Waits until an image that was opened may be read, or has the handle released. Who is killed meanwhile is let go.
+async fn vet(fs: &Arc<ImageFs>, handle: HandleId, pid: u32) -> Result<()> {
+    let killed = async {
+        process::killed(pid).await;
+        Err(Error::new(Kind::Interrupted, "killed while the image was being fetched"))
+    };
+    let vetted = tokio::select! {
+        // Mostly there is nothing to wait for.
+        biased;
+        vetted = fs.vet(handle) => vetted,
+        killed = killed => killed,
+    };
+    if vetted.is_err() {
+        fs.release(handle).await;
+    }
+    vetted
+}
+
 fn handle(number: FileHandle) -> HandleId {
     HandleId(number.0)
 }
@@ -301,12 +319,14 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, mode, deadline) = (Arc::clone(&self.fs), open_mode(flags), self.deadline);
         let (passthrough, admission) = (Arc::clone(&self.passthrough), Arc::clone(&self.passthrough));
-        let opener = if mode.write { process::thread_group(request.pid()) } else { None };
+        let pid = request.pid();
+        let opener = if mode.write { process::thread_group(pid) } else { None };
         let number = ino(number);
         let call = async move {
             let claim = passthrough.claim(number, mode).await?;
             let look = claim.is_none() && passthrough.is_worth_a_look(number);
             let opened = within(deadline, fs.open(number, mode, opener)).await?;
+            vet(&fs, opened.handle, pid).await?;
             let bypass = fs.bypass(opened.handle, look).await;
             Ok((opened, bypass, claim))
         };
@@ -337,10 +357,13 @@ impl Filesystem for Adapter {
     ) {
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
         let mode: OpenMode = open_mode(OpenFlags(flags));
-        let opener = process::thread_group(request.pid());
+        let pid = request.pid();
+        let opener = process::thread_group(pid);
         let admission = Arc::clone(&self.passthrough);
         let call = async move {
             let (entry, opened) = fs.create(ino(parent), &name, mode, opener).await?;
+            let vetted = vet(&fs, opened.handle, pid).await;
+            vetted.inspect_err(|_| fs.forget(entry.attr.ino, 1))?;
             // The name was taken since the kernel looked: the file may be open by now.
             Ok((entry, opened, fs.bypass(opened.handle, false).await))
         };

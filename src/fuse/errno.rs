@@ -26,6 +26,9 @@ pub(super) fn errno(error: &Error) -> Errno {
         Kind::Integrity | Kind::RangeUnsupported | Kind::Untrusted | Kind::ServerError | Kind::Io => {
             Errno::EIO
         }
+        // As fs-verity and the kernel's own signature checks have it.
+        Kind::KeyMissing => Errno::from_i32(libc::ENOKEY),
+        Kind::KeyRejected => Errno::from_i32(libc::EKEYREJECTED),
         Kind::ValueTooLarge => Errno::E2BIG,
         Kind::BufferTooSmall => Errno::ERANGE,
         Kind::NotSequential => Errno::ESPIPE,

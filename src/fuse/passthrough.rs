@@ -158,6 +158,10 @@ impl Passthrough {
         register: impl FnOnce(&Backing) -> io::Result<BackingId>,
     ) -> Option<Arc<BackingId>> {
         if !takes_direct_io(file) {
+            if !file.is_cached() {
+                debug!("the file system of a store has no O_DIRECT: its files are read through this process");
+                return None;
+            }
             // The kernel opens it with the flags of each program, and an open with O_DIRECT would fail.
             self.off("the file system of the cache folder has no O_DIRECT");
             return None;
@@ -167,6 +171,10 @@ impl Passthrough {
             Err(error) => error,
         };
         match error.raw_os_error() {
+            // What one store cannot do says nothing of the cache.
+            Some(code) if !file.is_cached() && code != libc::EPERM => {
+                debug!(%error, "a file of a store was not registered")
+            }
             Some(libc::ENOMEM | libc::ENOSPC) => debug!(%error, "a file was not registered"),
             Some(libc::EPERM) => self.off("FUSE passthrough needs CAP_SYS_ADMIN outside of user namespaces"),
             Some(libc::ELOOP) => self.off("the cache folder is on a stacked file system such as overlayfs"),

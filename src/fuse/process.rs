@@ -78,6 +78,20 @@ fn is_dying(pid: u32) -> bool {
     pending & !survived & !HARMLESS != 0
 }
 
+/// Ends when a signal that will end the process waits for it; never for one that we cannot see.
+pub(super) async fn killed(pid: u32) {
+    if thread_group(pid).is_none() {
+        std::future::pending::<()>().await;
+    }
+    dying(pid).await;
+}
+
+async fn dying(pid: u32) {
+    while !is_dying(pid) {
+        tokio::time::sleep(SIGNAL_INTERVAL).await;
+    }
+}
+
 /// Watches the process behind a request.
 pub(super) struct ProcessWatch {
     pid: u32,
@@ -94,11 +108,9 @@ impl Watch for ProcessWatch {
     fn killed(&self) -> BoxFuture<'static, ()> {
         let (pid, visible) = (self.pid, self.group.is_some());
         Box::pin(async move {
-            if !visible {
-                std::future::pending::<()>().await;
-            }
-            while !is_dying(pid) {
-                tokio::time::sleep(SIGNAL_INTERVAL).await;
+            match visible {
+                true => dying(pid).await,
+                false => std::future::pending().await,
             }
         })
     }

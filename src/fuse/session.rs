@@ -148,14 +148,14 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     }
     let saved_at = cache.catalog_file(&list, service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
-    let sources = Sources::new(service.clone(), &config.http);
+    let sources = Sources::with_direct(service.clone(), &config.http, &config.trust.direct);
     let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?
         .streaming(config.upload == Upload::Stream);
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
     let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
     let layers =
         Layers { service, catalog: Arc::clone(&catalog), cache, sources, readers, uploads: uploads.clone() };
-    Ok((ImageFs::new(layers, config.access.clone(), config.prefetch), catalog, uploads))
+    Ok((ImageFs::new(layers, config.access.clone(), config.prefetch, config.trust.clone()), catalog, uploads))
 }
 
 /// The one image that is to be mounted. Where no server answers, an id is believed.

@@ -68,7 +68,7 @@ impl Glance {
             .map_err(|(kind, what)| wrong(kind, &what))?;
         let body = Body {
             glance: self.clone(),
-            server: answer.server,
+            server: Some(answer.server),
             response,
             missing: wanted.len(),
             exact_end,
@@ -79,7 +79,7 @@ impl Glance {
 }
 
 /// The head of an answer promises exactly `wanted`. Tells whether the length is fixed, so that the end needs no look.
-fn check(
+pub(super) fn check(
     status: StatusCode,
     headers: &HeaderMap,
     wanted: ByteRange,
@@ -128,18 +128,19 @@ fn content_range(text: &str) -> Option<(ByteRange, Option<u64>)> {
 }
 
 /// A body of which `missing` bytes are still to come.
-struct Body {
-    glance: Glance,
-    server: usize,
-    response: Response,
-    missing: u64,
-    exact_end: bool,
-    subject: String,
+pub(super) struct Body {
+    pub glance: Glance,
+    /// Which of Glance's servers it comes from; `None`: from another.
+    pub server: Option<usize>,
+    pub response: Response,
+    pub missing: u64,
+    pub exact_end: bool,
+    pub subject: String,
 }
 
 impl Body {
     /// The next chunk; after an error, nothing more. Dropping the body unfinished closes its connection.
-    async fn next(state: Option<Self>) -> Option<(Result<Bytes>, Option<Self>)> {
+    pub(super) async fn next(state: Option<Self>) -> Option<(Result<Bytes>, Option<Self>)> {
         let mut body = state?;
         if body.missing == 0 {
             let error = body.end().await?;
@@ -149,7 +150,9 @@ impl Body {
             Ok(chunk) => Some((Ok(chunk), Some(body))),
             Err(error) => {
                 // The rest is asked of another server, where there is one.
-                body.glance.inner.server_failed(body.server);
+                if let Some(server) = body.server {
+                    body.glance.inner.server_failed(server);
+                }
                 Some((Err(error), None))
             }
         }

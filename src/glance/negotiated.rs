@@ -11,6 +11,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
+use url::Url;
 
 use super::client::Request;
 use super::error::{Operation, failed};
@@ -189,5 +190,19 @@ impl Downloads for Negotiated {
         range: Option<ByteRange>,
     ) -> BoxFuture<'a, Result<Download>> {
         Box::pin(async move { self.service().await?.download(id, size, range).await })
+    }
+
+    fn places<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Url>>> {
+        Box::pin(async move { self.service().await?.places(id).await })
+    }
+
+    fn download_at<'a>(
+        &'a self,
+        url: &'a Url,
+        id: &'a ImageId,
+        size: u64,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Download>> {
+        Box::pin(async move { self.service().await?.download_at(url, id, size, range).await })
     }
 }

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::future::{self, BoxFuture};
 use futures_util::stream::BoxStream;
+use url::Url;
 
 use super::facts::{Store, Usage};
 use super::sharing::Member;
@@ -144,6 +145,20 @@ impl Downloads for OnlyImage {
         range: Option<ByteRange>,
     ) -> BoxFuture<'a, Result<Download>> {
         self.ours(id, |whole| whole.download(id, size, range))
+    }
+
+    fn places<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Url>>> {
+        self.ours(id, |whole| whole.places(id))
+    }
+
+    fn download_at<'a>(
+        &'a self,
+        url: &'a Url,
+        id: &'a ImageId,
+        size: u64,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Download>> {
+        self.ours(id, |whole| whole.download_at(url, id, size, range))
     }
 }
 

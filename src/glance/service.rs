@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::future::{self, BoxFuture};
 use futures_util::stream::BoxStream;
 use serde_json::{Map, Value};
+use url::Url;
 
 use super::upload::Destination;
 use super::{
@@ -86,6 +87,22 @@ pub trait Downloads: Send + Sync + 'static {
         size: u64,
         range: Option<ByteRange>,
     ) -> BoxFuture<'a, Result<Download>>;
+
+    /// Where the data of an image are stored; none where that is not told.
+    fn places<'a>(&'a self, _id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Url>>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// A range of the data of an image from one of these places, without a token.
+    fn download_at<'a>(
+        &'a self,
+        _url: &'a Url,
+        _id: &'a ImageId,
+        _size: u64,
+        _range: ByteRange,
+    ) -> BoxFuture<'a, Result<Download>> {
+        Box::pin(std::future::ready(Err(Error::new(Kind::NotSupported, "no locations can be read"))))
+    }
 }
 
 /// What `fs` asks for besides records, when somebody wants to know it. A service need not know any of it.
@@ -197,6 +214,20 @@ impl Downloads for Glance {
         range: Option<ByteRange>,
     ) -> BoxFuture<'a, Result<Download>> {
         Box::pin(Glance::download(self, id, size, range))
+    }
+
+    fn places<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Url>>> {
+        Box::pin(Glance::places(self, id))
+    }
+
+    fn download_at<'a>(
+        &'a self,
+        url: &'a Url,
+        id: &'a ImageId,
+        size: u64,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Download>> {
+        Box::pin(Glance::download_at(self, url, id, size, range))
     }
 }
 

@@ -25,9 +25,9 @@ use super::wait::{Order, Settled};
 use super::{Connection, run, say, unless_interrupted};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
+use crate::format::disk_format_of;
 use crate::glance::{Destination, Glance, Image, ImportMethod, ImportStores, NewImage, Placement};
 use crate::units::{ImageId, human_bytes};
-use crate::write::disk_format_of;
 
 /// Read from the file at once: large enough for a disk, small enough for a bar that moves.
 const CHUNK: usize = 1 << 20;

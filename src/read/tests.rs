@@ -17,7 +17,14 @@ const MIB: u64 = 1 << 20;
 fn config(dir: &Path) -> CacheConfig {
     let dir = dir.join("cache");
     let verify_wait = Some(Duration::from_secs(20));
-    CacheConfig { dir, size: 4 << 30, free_floor_percent: 0, memory_limit: 256 * MIB, verify_wait }
+    CacheConfig {
+        dir,
+        size: 4 << 30,
+        free_floor_percent: 0,
+        memory_limit: 256 * MIB,
+        verify_wait,
+        verify: true,
+    }
 }
 
 fn unhashed(seed: u64, size: u64) -> ContentIdentity {

@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
 use crate::error::{Error, Kind, Result};
+use crate::glance::Downloads;
 use crate::units::{ByteRange, ImageId};
 
 use super::slots::Slot;
@@ -40,6 +41,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The state of one transfer.
 pub(super) struct Body {
     shared: Arc<Shared>,
+    downloads: Arc<dyn Downloads>,
     id: ImageId,
     size: u64,
     plan: Plan,
@@ -57,13 +59,21 @@ pub(super) struct Body {
 }
 
 impl Body {
-    pub(super) fn new(shared: Arc<Shared>, id: ImageId, size: u64, plan: Plan, slot: Slot) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        downloads: Arc<dyn Downloads>,
+        id: ImageId,
+        size: u64,
+        plan: Plan,
+        slot: Slot,
+    ) -> Self {
         let rest = match plan {
             Plan::Range(range) => range,
             Plan::Whole => ByteRange::new(0, size),
         };
         Self {
             shared,
+            downloads,
             id,
             size,
             plan,
@@ -100,7 +110,7 @@ impl Body {
             Plan::Whole => None,
         };
         let sent = Instant::now();
-        let download = self.shared.downloads.download(&self.id, self.size, asked).await?;
+        let download = self.downloads.download(&self.id, self.size, asked).await?;
         self.shared.pace.first_byte(sent.elapsed());
         self.running = None;
         let expected = asked.unwrap_or(ByteRange::new(0, self.size));

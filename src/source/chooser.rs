@@ -8,9 +8,11 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, Kind, Result};
+use crate::glance::Downloads;
 use crate::units::{ByteRange, ImageId};
 
 use super::body::{Body, Plan};
+use super::direct::HttpImage;
 use super::{Pace, Shared, Source, SourceKind, Transfer, Urgency};
 
 /// The source of one image, ranged or streamed as its store allows.
@@ -23,16 +25,24 @@ pub(super) struct Chooser {
     kind: AtomicU8,
     /// One permit: while the kind is unknown one request goes first, and the others learn from it.
     first: Semaphore,
+    /// Where `http:` locations may be read: this image by its own, as long as that goes well.
+    direct: Option<Arc<HttpImage>>,
 }
 
 impl Chooser {
-    pub(super) fn new(shared: Arc<Shared>, id: ImageId, size: u64, store: Box<str>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: ImageId,
+        size: u64,
+        store: Box<str>,
+        direct: Option<Arc<HttpImage>>,
+    ) -> Self {
         // A refusal is remembered; that ranges work is seen anew per image, since it costs nothing.
         let kind = match shared.known(&store) {
-            SourceKind::Streamed => SourceKind::Streamed,
+            SourceKind::Streamed if direct.is_none() => SourceKind::Streamed,
             _ => SourceKind::Unknown,
         };
-        Self { shared, id, size, store, kind: AtomicU8::new(kind as u8), first: Semaphore::new(1) }
+        Self { shared, id, size, store, kind: AtomicU8::new(kind as u8), first: Semaphore::new(1), direct }
     }
 
     fn learn(&self, kind: SourceKind) {
@@ -47,7 +57,16 @@ impl Chooser {
             if range != ByteRange::new(0, self.size) {
                 return refused();
             }
-            return self.transfer(Plan::Whole, urgency).await;
+            return self.transfer(&self.shared.downloads, Plan::Whole, urgency).await;
+        }
+        if let Some(direct) = &self.direct {
+            if let Some(begun) = self.begin_directly(direct, range, urgency).await {
+                return begun;
+            }
+            if self.shared.known(&self.store) == SourceKind::Streamed {
+                self.learn(SourceKind::Streamed);
+                return refused();
+            }
         }
         let turn = match self.kind() {
             SourceKind::Unknown => self.first.acquire().await.ok(),
@@ -56,7 +75,7 @@ impl Chooser {
         if self.kind() == SourceKind::Streamed {
             return refused();
         }
-        let begun = self.transfer(Plan::Range(range), urgency).await;
+        let begun = self.transfer(&self.shared.downloads, Plan::Range(range), urgency).await;
         match &begun {
             Ok(_) => self.learn(SourceKind::Ranged),
             Err(error) if error.kind() == Kind::RangeUnsupported => self.learn(SourceKind::Streamed),
@@ -66,9 +85,41 @@ impl Chooser {
         begun
     }
 
-    async fn transfer(&self, plan: Plan, urgency: Urgency) -> Result<Transfer> {
+    /// A transfer from the image's own location, or from Glance when that fails; `None`: only Glance is left.
+    async fn begin_directly(
+        &self,
+        direct: &Arc<HttpImage>,
+        range: ByteRange,
+        urgency: Urgency,
+    ) -> Option<Result<Transfer>> {
+        if !direct.is_usable(&self.id).await {
+            return None;
+        }
+        let downloads: Arc<dyn Downloads> = Arc::clone(direct) as _;
+        let begun = self.transfer(&downloads, Plan::Range(range), urgency).await;
+        if !direct.is_usable(&self.id).await {
+            // Told by Glance meanwhile; what it said of ranges is for the usual way to learn.
+            return begun.ok().map(Ok);
+        }
+        self.kind.store(SourceKind::Direct as u8, Ordering::Relaxed);
+        Some(begun)
+    }
+
+    async fn transfer(
+        &self,
+        downloads: &Arc<dyn Downloads>,
+        plan: Plan,
+        urgency: Urgency,
+    ) -> Result<Transfer> {
         let slot = self.shared.slots.take(urgency).await?;
-        let body = Body::new(Arc::clone(&self.shared), self.id.clone(), self.size, plan, slot);
+        let body = Body::new(
+            Arc::clone(&self.shared),
+            Arc::clone(downloads),
+            self.id.clone(),
+            self.size,
+            plan,
+            slot,
+        );
         body.begin().await.map_err(|error| match error.kind() {
             // Whoever reads has the image open: it was there, and it is gone.
             Kind::NotFound => error.with_kind(Kind::Stale),
@@ -86,6 +137,7 @@ impl Source for Chooser {
         match self.kind.load(Ordering::Relaxed) {
             kind if kind == SourceKind::Ranged as u8 => SourceKind::Ranged,
             kind if kind == SourceKind::Streamed as u8 => SourceKind::Streamed,
+            kind if kind == SourceKind::Direct as u8 => SourceKind::Direct,
             _ => SourceKind::Unknown,
         }
     }

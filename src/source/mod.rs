@@ -3,10 +3,11 @@
 //! Only Glance's `file` and `cinder` stores serve ranges; rbd, swift, s3, http and vmware answer a
 //! `Range` with HTTP 400. [`Sources`] finds out which one an image is in by asking for the first
 //! range, and remembers the answer per store. See `chooser` for the decision, `body` for how a
-//! transfer survives cuts, `slots` for how many are open at once, `pace` for how much to ask for.
+//! transfer survives cuts, `slots` for how many are open at once, `pace` for how much to ask for, `direct` for what comes past Glance.
 
 mod body;
 mod chooser;
+mod direct;
 #[cfg(test)]
 pub(crate) mod fake;
 mod pace;
@@ -15,6 +16,7 @@ mod slots;
 mod tests;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,12 +24,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use crate::config::HttpConfig;
+use crate::config::{DirectConfig, HttpConfig};
 use crate::error::Result;
 use crate::glance::{Downloads, Image};
 use crate::units::ByteRange;
 
 use self::chooser::Chooser;
+use self::direct::{Direct, HttpImage};
 use self::pace::PaceMeter;
 use self::slots::Slots;
 
@@ -42,6 +45,8 @@ pub enum SourceKind {
     Ranged,
     /// One sequential GET from byte 0.
     Streamed,
+    /// From where it is stored, past Glance.
+    Direct,
 }
 
 impl SourceKind {
@@ -51,6 +56,7 @@ impl SourceKind {
             Self::Unknown => "unknown",
             Self::Ranged => "ranged",
             Self::Streamed => "streamed",
+            Self::Direct => "direct",
         }
     }
 }
@@ -103,6 +109,7 @@ struct Shared {
     /// No transfer goes on for longer than this without a byte.
     patience: Duration,
     stores: Mutex<HashMap<Box<str>, SourceKind>>,
+    direct: Option<Arc<Direct>>,
 }
 
 /// What the one store of a cloud is called that does not name its stores.
@@ -114,6 +121,13 @@ const STORES_REMEMBERED: usize = 256;
 impl Sources {
     /// Sources that fetch through `downloads`, with at most `http.max_connections` transfers at once.
     pub fn new(downloads: Arc<dyn Downloads>, http: &HttpConfig) -> Self {
+        Self::with_direct(downloads, http, &DirectConfig::default())
+    }
+
+    /// The same, and past Glance what `direct` names.
+    pub fn with_direct(downloads: Arc<dyn Downloads>, http: &HttpConfig, direct: &DirectConfig) -> Self {
+        let direct =
+            (!direct.is_off()).then(|| Arc::new(Direct::new(direct.clone(), Arc::clone(&downloads))));
         let slots = Slots::new(http.max_connections, http.timeout);
         let shared = Shared {
             downloads,
@@ -121,6 +135,7 @@ impl Sources {
             pace: PaceMeter::default(),
             patience: http.timeout,
             stores: Mutex::default(),
+            direct,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -147,7 +162,15 @@ impl Sources {
     pub fn of(&self, image: &Image) -> Arc<dyn Source> {
         let store = image.stores.as_deref().unwrap_or(DEFAULT_STORE).into();
         let size = image.size.unwrap_or(0);
-        Arc::new(Chooser::new(Arc::clone(&self.shared), image.id.clone(), size, store))
+        let direct = self.shared.direct.as_ref().filter(|direct| direct.reads_http());
+        let direct = direct.map(|direct| HttpImage::new(Arc::clone(direct), image));
+        Arc::new(Chooser::new(Arc::clone(&self.shared), image.id.clone(), size, store, direct))
+    }
+
+    /// The file of a shared store with the data of `image`, of its size, if there is one that may be read. Asks the server
+    /// once for each state of an image; answers within some 10 s.
+    pub async fn store_file(&self, image: &Image) -> Option<File> {
+        self.shared.direct.as_ref()?.file(image).await
     }
 }
 

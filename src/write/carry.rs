@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::Metadata;
-use super::sniff::Content;
 use crate::error::{Error, Kind, Result};
+use crate::format::Content;
 use crate::glance::{Image, KEPT_MTIME, PROFILE_PROPERTY};
 
 /// Attributes that are not carried over: Glance sets them, or this upload does, or (`protected`)

@@ -21,12 +21,12 @@ use tokio::sync::Notify;
 
 use super::commit::{Commit, Ending, Goal, settle};
 use super::journal::{Durability, Journal, JournalFile, Record};
-use super::sniff::sniff;
 use super::spool::Spool;
 use super::stream::Stream;
 use super::{Intent, Metadata, Shared};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
+use crate::format::sniff;
 use crate::glance::Image;
 use crate::units::{ByteRange, ImageId};
 

@@ -10,7 +10,7 @@
 //!               ├── Allowance how long all of it may take    (allowance.rs)
 //!               ├── Body    read ahead, hash, count              (body.rs)
 //!               ├── Stream  instead: write by write           (stream.rs)
-//!               ├── sniff   content to disk_format               (sniff.rs, carry.rs)
+//!               ├── sniff   content to disk_format               (crate::format, carry.rs)
 //!               └── Records, Keeper: Glance and the cache        (keeper.rs)
 //! ```
 //!
@@ -34,7 +34,6 @@ mod metadata;
 mod recover;
 mod report;
 mod revive;
-mod sniff;
 mod spool;
 mod stream;
 #[cfg(test)]
@@ -62,7 +61,6 @@ pub use draft::Draft;
 pub use metadata::Metadata;
 pub use report::{Condition, Report, Uploading};
 pub use revive::TakenUp;
-pub use sniff::disk_format_of;
 
 use draft::Inner;
 use folder::{DraftId, Folder};

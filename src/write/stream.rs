@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use super::body::Digests;
 use super::commit::Commit;
 use super::journal::{Durability, Record, Step};
-use super::sniff::sniff;
 use super::upload::{Upload, may_have_happened};
 use crate::error::{Error, Kind, Result};
+use crate::format::sniff;
 use crate::glance::Image;
 use crate::units::{ByteRange, hexadecimal};
 

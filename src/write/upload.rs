@@ -23,10 +23,10 @@ use super::body::{Body, Digests, digests_of, multihash_of};
 use super::carry::{Formats, attributes_of, formats};
 use super::draft::stopped;
 use super::journal::{Durability, Journal, JournalFile, Record, Step};
-use super::sniff::{Content, sniff};
 use super::spool::Spool;
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
+use crate::format::{Content, sniff};
 use crate::glance::{Change, Image, NewImage, Placement, Status};
 use crate::units::ImageId;
 

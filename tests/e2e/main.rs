@@ -13,9 +13,11 @@
 )]
 
 mod auth;
+mod direct;
 mod folders;
 mod harness;
 mod import;
+mod inspect;
 mod killed_writers;
 mod life_cycle;
 mod lifecycle;
@@ -36,5 +38,6 @@ mod tools;
 mod uploading;
 mod uploads;
 mod v1;
+mod verify;
 mod whole;
 mod xattrs;

@@ -34,6 +34,7 @@ async fn rig() -> Rig {
         free_floor_percent: 0,
         memory_limit: 64 << 20,
         verify_wait: None,
+        verify: true,
     };
     let cache = Cache::open(&cache, Handle::current()).unwrap();
     let spool =

@@ -165,6 +165,7 @@ async fn a_part_of_an_image_is_read_by_one_stream() {
         free_floor_percent: 0,
         memory_limit: 64 << 20,
         verify_wait: None,
+        verify: true,
     };
     let cache = Cache::open(&cache, Handle::current()).unwrap();
     let source = Sources::new(Arc::new(alice), &http()).of(&image);
@@ -440,6 +441,7 @@ async fn uploads(service: Arc<dyn ImageService>) -> (Uploads, tempfile::TempDir)
         free_floor_percent: 0,
         memory_limit: 64 << 20,
         verify_wait: None,
+        verify: true,
     };
     let cache = Cache::open(&cache, Handle::current()).unwrap();
     let spool =

@@ -1,9 +1,11 @@
-//! The `disk_format` of an image, told from its content.
+//! The `disk_format` of an image, told from its content, and what makes such a content unsafe to use.
 //!
 //! Glance (since 2025.1) inspects `bare` uploads and answers 415 where content and `disk_format`
 //! differ, after the whole body was sent. So this follows what Glance itself recognises (checked
 //! against Glance 33.0.0 with files made by qemu-img and xorriso), and what Glance takes as `raw`
 //! is `raw` here.
+
+mod vmdk;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,28 +13,59 @@ use std::os::unix::fs::FileExt;
 use crate::error::{Error, Kind, Result};
 use crate::units::ByteRange;
 
+pub use self::vmdk::{FOOTER_BYTES, footer_objection, has_footer};
+
+/// The bytes at the start of an image that tell its format: the mark of an ISO 9660 file system ends at 32774, and the
+/// descriptor of a VMDK has 10 KiB from `qemu-img` and VMware's tools.
+pub const HEAD_BYTES: u64 = 64 * 1024;
+
 /// What an image's content says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Content {
+pub struct Content {
     /// The value for `disk_format`.
-    pub(super) format: &'static str,
+    pub format: &'static str,
     /// Why nobody could use such an image in a cloud, and what to do about it.
-    pub(super) objection: Option<&'static str>,
+    pub objection: Option<&'static str>,
 }
 
 impl Content {
-    const fn of(format: &'static str) -> Self {
+    const fn plain(format: &'static str) -> Self {
         Self { format, objection: None }
     }
 
     /// A format of `qemu-img` with tables of its own; an ISO is written in one go.
-    pub(super) fn is_formatted(&self) -> bool {
+    pub fn is_formatted(&self) -> bool {
         matches!(self.format, "qcow2" | "vmdk" | "vhdx" | "vhd" | "vdi")
     }
 
     /// The content has no mark of a format: it may be anything.
-    pub(super) fn is_unmarked(&self) -> bool {
+    pub fn is_unmarked(&self) -> bool {
         self.format == "raw"
+    }
+
+    /// Why an image with this content, recorded with these formats, should not be used: for a person.
+    ///
+    /// Only what is in a bare container is looked at, as Glance does. Formats that have no mark, or that a site has
+    /// defined for itself, are taken as they are. So is unmarked content as `vhd`: the mark of a fixed VHD is at its
+    /// end, and an image that names no other file can harm nobody by being something else.
+    pub fn danger(&self, disk_format: Option<&str>, container_format: Option<&str>) -> Option<String> {
+        if container_format.is_some_and(|container| container != "bare") {
+            return None;
+        }
+        if let Some(objection) = self.objection {
+            return Some(objection.to_owned());
+        }
+        let recorded = match disk_format? {
+            "gpt" => "raw",
+            "vhd" if self.is_unmarked() => return None,
+            known @ ("raw" | "qcow2" | "vmdk" | "vhdx" | "vhd" | "vdi" | "iso" | "ploop") => known,
+            _ => return None,
+        };
+        let found = self.format;
+        (recorded != found).then(|| match self.is_unmarked() {
+            true => format!("it is recorded as {recorded} and has no mark of that format"),
+            false => format!("it is recorded as {recorded} and its content is {found}"),
+        })
     }
 }
 
@@ -54,7 +87,7 @@ const MAGIC: [(usize, &[u8], &str); 7] = [
 ///
 /// An ISO that is also bootable as a disk (a partition table in front) is `iso` as well: Glance
 /// takes it as that, and as `raw` refuses it.
-const ISO_MAGIC: (u64, &[u8]) = (16 * 2048 + 1, b"CD001");
+const ISO_MAGIC: (usize, &[u8]) = (16 * 2048 + 1, b"CD001");
 
 /// The start of a VMDK that is only a text; the data are in other files.
 const VMDK_DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
@@ -87,24 +120,34 @@ pub fn disk_format_of(file: &File) -> Result<&'static str> {
 ///
 /// # Errors
 /// Those of `read`.
-pub(super) fn sniff(read: impl Fn(ByteRange) -> Result<bytes::Bytes>) -> Result<Content> {
-    let head = read(ByteRange::new(0, 512))?;
-    for (at, magic, format) in MAGIC {
-        if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
-            let objection = if format == "qcow2" { qcow2_objection(&head) } else { None };
-            return Ok(Content { format, objection });
+pub fn sniff(read: impl Fn(ByteRange) -> Result<bytes::Bytes>) -> Result<Content> {
+    Ok(Content::of_head(&read(ByteRange::new(0, HEAD_BYTES))?))
+}
+
+impl Content {
+    /// Tells the format of an image by its first [`HEAD_BYTES`], or by all of a shorter one.
+    pub fn of_head(head: &[u8]) -> Self {
+        for (at, magic, format) in MAGIC {
+            if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
+                let objection = match format {
+                    "qcow2" => qcow2_objection(head),
+                    "vmdk" => vmdk::objection(head),
+                    _ => None,
+                };
+                return Self { format, objection };
+            }
         }
+        if head.starts_with(VMDK_DESCRIPTOR) {
+            let objection = "this VMDK is a description without data, which are in other files: \
+                             convert it with qemu-img convert -O vmdk -o subformat=streamOptimized";
+            return Self { format: "vmdk", objection: Some(objection) };
+        }
+        let (at, magic) = ISO_MAGIC;
+        if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
+            return Self::plain("iso");
+        }
+        Self::plain("raw")
     }
-    if head.starts_with(VMDK_DESCRIPTOR) {
-        let objection = "this VMDK is a description without data, which are in other files: \
-                         convert it with qemu-img convert -O vmdk -o subformat=streamOptimized";
-        return Ok(Content { format: "vmdk", objection: Some(objection) });
-    }
-    let (at, magic) = ISO_MAGIC;
-    if read(ByteRange::at(at, magic.len() as u64))? == magic {
-        return Ok(Content::of("iso"));
-    }
-    Ok(Content::of("raw"))
 }
 
 /// A qcow2 that needs other files is refused by Glance and by Nova, since those would be files of
@@ -167,7 +210,7 @@ mod tests {
         ] {
             let arguments = ["create", "-q", "-f", format, "-o", options, "x", "2M"];
             let Some(bytes) = qemu_img(&arguments, dir.path()) else { return };
-            assert_eq!(content(&bytes), Content::of(expected), "{format} {options}");
+            assert_eq!(content(&bytes), Content::plain(expected), "{format} {options}");
         }
     }
 
@@ -188,6 +231,30 @@ mod tests {
     }
 
     #[test]
+    fn an_image_is_what_its_record_says_or_a_danger() {
+        let danger = |format, recorded| Content::plain(format).danger(recorded, Some("bare"));
+        for (format, recorded) in [
+            ("qcow2", "qcow2"),
+            ("raw", "raw"),
+            ("raw", "vhd"),
+            ("raw", "gpt"),
+            ("raw", "ami"),
+            ("qcow2", "a-format-of-this-site"),
+        ] {
+            assert_eq!(danger(format, Some(recorded)), None, "{format} recorded as {recorded}");
+        }
+        for (format, recorded) in [("qcow2", "raw"), ("raw", "qcow2"), ("vmdk", "vhd"), ("iso", "raw")] {
+            let told = danger(format, Some(recorded)).unwrap();
+            assert!(told.contains(recorded), "{told}");
+        }
+        assert_eq!(danger("qcow2", None), None);
+        assert_eq!(Content::plain("qcow2").danger(Some("raw"), Some("ova")), None);
+        let unsafe_one = Content { format: "qcow2", objection: Some("no") };
+        assert_eq!(unsafe_one.danger(None, None).as_deref(), Some("no"));
+        assert_eq!(unsafe_one.danger(Some("ami"), Some("bare")).as_deref(), Some("no"));
+    }
+
+    #[test]
     fn an_iso_is_one_with_or_without_a_partition_table() {
         let mut image = vec![0; 40_000];
         image[0x8001..0x8006].copy_from_slice(b"CD001");
@@ -200,9 +267,9 @@ mod tests {
     #[test]
     fn short_and_empty_files_are_raw() {
         for bytes in [&b""[..], b"Q", b"QFI", &[0; 511]] {
-            assert_eq!(content(bytes), Content::of("raw"));
+            assert_eq!(content(bytes), Content::plain("raw"));
         }
         // A qcow2 cut off inside its header is still told as one; Glance will say what is wrong.
-        assert_eq!(content(b"QFI\xfb\0\0"), Content::of("qcow2"));
+        assert_eq!(content(b"QFI\xfb\0\0"), Content::plain("qcow2"));
     }
 }
