@@ -13,6 +13,7 @@
 )]
 
 mod auth;
+mod features;
 mod folders;
 mod harness;
 mod import;
