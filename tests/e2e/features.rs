@@ -57,6 +57,9 @@ fn properties_that_hold_json_come_as_they_are() {
     let property = |key: &str| mount.xattr("devices.raw", &format!("user.glance.property.{key}"));
     assert_eq!((property("block_device_mapping"), property("mappings")), (devices.into(), mappings.into()));
     assert_eq!(sh!("jq -r '.mappings | fromjson | .[0].device' {mount}/.glancefs/images/{id}.json"), "sda1");
+    let changed = r#"[{"virtual":"ami","device":"vda"}]"#;
+    sh!("setfattr -n user.glance.property.mappings -v '{changed}' {mount}/devices.raw");
+    assert_eq!(cloud.record(&id)["mappings"], changed);
 }
 
 #[test]
@@ -169,16 +172,45 @@ fn protected_properties() -> (Cloud, Folder) {
 }
 
 #[test]
-fn protected_properties_are_hidden() {
+fn protected_properties_are_hidden_and_cannot_be_changed() {
     let (cloud, _folder) = protected_properties();
-    let public = json!({"name": "guarded.raw", "visibility": "public", "x_secret": "s", "x_fixed": "f"});
-    let id = cloud.image_of(public, b"guarded");
-    let mount = Mount::new(cloud.variables(Some("alice")), "");
+    let admins = Mount::new(cloud.variables(Some("admin")), "");
+    admins.up();
+    let mount = Mount::new(cloud.variables(Some("alice")), "--metadata-ttl 1s");
     mount.up();
-    assert_eq!(mount.xattr("guarded.raw", "user.glance.property.x_fixed"), "f");
-    assert!(
-        fails!("getfattr -n user.glance.property.x_secret {mount}/guarded.raw").contains("No such attribute")
-    );
+    let file = mount.beside().file("guarded", "guarded");
+    sh!("cp {file} {mount}/guarded.raw");
+    let id = cloud.only("guarded.raw")["id"].as_str().unwrap().to_owned();
+    let property = "user.glance.property";
+    sh!("setfattr -n {property}.x_secret -v s {admins}/.by-id/{id}
+         setfattr -n {property}.x_fixed -v f {admins}/.by-id/{id}");
+    eventually("it is seen", || sh!("getfattr -d {mount}/guarded.raw").contains("x_fixed=\"f\""));
+    assert!(fails!("getfattr -n {property}.x_secret {mount}/guarded.raw").contains("No such attribute"));
     let record: Value = crate::harness::json(&sh!("cat {mount}/.glancefs/images/{id}.json"));
     assert_eq!((record.get("x_secret"), &record["x_fixed"]), (None, &json!("f")));
+    for line in [
+        format!("setfattr -n {property}.x_fixed -v other {mount}/guarded.raw"),
+        format!("setfattr -x {property}.x_fixed {mount}/guarded.raw"),
+        format!("setfattr -n {property}.x_secret -v mine {mount}/guarded.raw"),
+    ] {
+        let said = fails!("{line}");
+        assert!(said.contains("Operation not permitted"), "{line}: {said}");
+    }
+    // A change that succeeds would take `x_secret` away: Glance writes back what the caller can read.
+    let record = cloud.record(&id);
+    assert_eq!((&record["x_secret"], &record["x_fixed"]), (&json!("s"), &json!("f")));
+}
+
+#[test]
+fn a_compressed_image_and_a_hint_to_its_base_go_with_the_data() {
+    let cloud = Cloud::open();
+    let base = cloud.image("base.raw", &pattern(5, 1000));
+    let mount = cloud.mount("");
+    let file = mount.beside().file("compressed", pattern(6, 200_000));
+    sh!("exec 3> {mount}/packed.gz
+         setfattr -n user.glance.container_format -v compressed {mount}/packed.gz
+         setfattr -n user.glance.base_image_ref -v {base} {mount}/packed.gz
+         gzip -c {file} >&3; exec 3>&-");
+    assert_eq!(cloud.only("packed.gz")["container_format"], "compressed");
+    sh!("zcat < {mount}/packed.gz | cmp - {file}");
 }
