@@ -159,6 +159,10 @@ pub struct LoginArguments {
     /// (refused and broken connections, timeouts, HTTP 502 to 504) are asked again until --timeout whatever this says.
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub retries: u32,
+
+    /// Which version of the Image API is spoken: auto (2 where the servers have it, else 1), 1 or 2.
+    #[arg(long, value_name = "VERSION", default_value = "auto", value_parser = api_version())]
+    pub api_version: ApiVersion,
 }
 
 #[derive(Debug, Args)]
@@ -174,10 +178,6 @@ pub struct CloudArguments {
     /// How many transfers of image data may run at once.
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     pub max_connections: usize,
-
-    /// Which version of the Image API is spoken: auto (2 where the servers have it, else 1), 1 or 2.
-    #[arg(long, value_name = "VERSION", default_value = "auto", value_parser = api_version())]
-    pub api_version: ApiVersion,
 
     /// When Glance or Keystone does not answer, mount with the list of images saved last. A refused login still fails.
     #[arg(long)]
@@ -391,9 +391,9 @@ mod tests {
 
     #[test]
     fn the_version_of_the_api_is_found_out_unless_it_is_given() {
-        assert_eq!(mount(&["/m"]).unwrap().cloud.api_version, ApiVersion::Auto);
-        assert_eq!(mount(&["--api-version", "1", "/m"]).unwrap().cloud.api_version, ApiVersion::V1);
-        assert_eq!(mount(&["--api-version=2", "/m"]).unwrap().cloud.api_version, ApiVersion::V2);
+        assert_eq!(mount(&["/m"]).unwrap().cloud.login.api_version, ApiVersion::Auto);
+        assert_eq!(mount(&["--api-version", "1", "/m"]).unwrap().cloud.login.api_version, ApiVersion::V1);
+        assert_eq!(mount(&["--api-version=2", "/m"]).unwrap().cloud.login.api_version, ApiVersion::V2);
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         log_file,
         auth,
         http,
-        api_version: cloud.api_version,
+        api_version: source.login.api_version,
         catalog,
         cache,
         spool,
@@ -82,6 +82,7 @@ pub fn connection(
         auth: auth_config(login, address, environment)?,
         // One image at a time.
         http: http_config(login, 1, environment)?,
+        api_version: login.api_version,
     })
 }
 

@@ -130,11 +130,12 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let logins = LastLogins { folder: cache.logins_folder(), allow_stale: config.catalog.allow_stale };
     let auth = Auth::connect(&config.auth, &config.http, Some(&logins)).await?;
     let glance = Glance::new(auth, &config.http)?.storing_in(config.store.clone());
+    let glance = Negotiated::new(glance, config.api_version);
     let only = match &config.image {
         Some(reference) => Some(only_image(&glance, reference, &config.catalog).await?),
         None => None,
     };
-    let mut service: Arc<dyn ImageService> = Arc::new(Negotiated::new(glance, config.api_version));
+    let mut service: Arc<dyn ImageService> = Arc::new(glance);
     let mut list = service.cloud_key().to_owned();
     if let Some(id) = only {
         // Its list is not that of the cloud.
@@ -153,7 +154,11 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
 }
 
 /// The one image that is to be mounted. Where no server answers, an id is believed.
-async fn only_image(glance: &Glance, reference: &ImageReference, config: &CatalogConfig) -> Result<ImageId> {
+async fn only_image(
+    glance: &Negotiated,
+    reference: &ImageReference,
+    config: &CatalogConfig,
+) -> Result<ImageId> {
     match (glance.resolve(reference).await, reference) {
         (Ok(image), _) => Ok(image.id),
         (Err(error), ImageReference::Id(id)) if config.allow_stale && error.kind().is_transient() => {

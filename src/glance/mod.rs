@@ -37,7 +37,7 @@ pub use filter::Filter;
 pub use image::{Image, MultiHash, RecordText, SECRET_KEYS, Status};
 pub use import::{ImportMethod, ImportStores, Task};
 pub use list::{NextPage, Page};
-pub use negotiated::Negotiated;
+pub use negotiated::{Negotiated, Versioned, v1_lacks};
 pub use only::OnlyImage;
 pub use record::{Change, NewImage};
 pub use schema::Schema;
