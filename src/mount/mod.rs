@@ -14,6 +14,7 @@
 mod daemon;
 mod instance;
 mod logging;
+mod meant;
 mod mountinfo;
 mod repair;
 mod signals;
@@ -33,6 +34,7 @@ use instance::Instance;
 use signals::Signals;
 
 pub use daemon::Readiness;
+pub use meant::meant;
 pub use umount::{Unmounted, umount};
 
 /// What is left of running tasks at the end is given up after this time; all that must survive has
