@@ -29,6 +29,11 @@ Examples:
   glancefs umount /mnt/images
   glancefs profile export /mnt/images/debian.qcow2 | ssh host2 glancefs profile import /mnt/images/debian.qcow2";
 
+const ON_MOUNT: &str = "\
+An image is named by its path on a mount, or by its id, its name or its full address
+(https://glance:9292/v2/images/ID), which are looked for on one mount. With --mount, only what begins with /, ./ or ../
+is a path. Of several images of one name the one whose file has that name is meant.";
+
 /// The images of an OpenStack cloud (Glance) as files.
 #[derive(Debug, Parser)]
 #[command(name = "glancefs", version, args_override_self = true, after_help = EXAMPLES)]
@@ -56,11 +61,14 @@ pub enum Command {
 /// What a guest reads while it starts from an image is recorded once, and fetched ahead of it at later starts. The
 /// record is small and belongs to the data: it works on every mount of every host that has it.
 #[derive(Debug, Subcommand)]
+#[command(after_help = ON_MOUNT)]
 pub enum ProfileCommand {
     /// Write the boot profile of an image to standard output or a file.
     Export {
-        /// The image, on a mount.
-        path: PathBuf,
+        /// The image.
+        image: PathBuf,
+        #[command(flatten)]
+        on: OnMountArguments,
         /// The file to write.
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -70,13 +78,17 @@ pub enum ProfileCommand {
     /// Mounts that have none of their own use it. Whoever may change the image may publish; to take it back:
     /// setfattr -x user.glance.property.glancefs_profile PATH.
     Publish {
-        /// The image, on a mount.
-        path: PathBuf,
+        /// The image.
+        image: PathBuf,
+        #[command(flatten)]
+        on: OnMountArguments,
     },
     /// Take over the boot profile of an image from a file ("-": standard input).
     Import {
-        /// The image, on a mount.
-        path: PathBuf,
+        /// The image.
+        image: PathBuf,
+        #[command(flatten)]
+        on: OnMountArguments,
         /// What `glancefs profile export` wrote.
         #[arg(default_value = "-")]
         file: PathBuf,
@@ -173,6 +185,10 @@ pub struct LoginArguments {
     /// (refused and broken connections, timeouts, HTTP 502 to 504) are asked again until --timeout whatever this says.
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub retries: u32,
+
+    /// Which version of the Image API is spoken: auto (2 where the servers have it, else 1), 1 or 2.
+    #[arg(long, value_name = "VERSION", default_value = "auto", value_parser = api_version())]
+    pub api_version: ApiVersion,
 }
 
 #[derive(Debug, Args)]
@@ -198,10 +214,6 @@ pub struct CloudArguments {
     /// How many transfers of image data may run at once.
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     pub max_connections: usize,
-
-    /// Which version of the Image API is spoken: auto (2 where the servers have it, else 1), 1 or 2.
-    #[arg(long, value_name = "VERSION", default_value = "auto", value_parser = api_version())]
-    pub api_version: ApiVersion,
 
     /// When Glance or Keystone does not answer, mount with the list of images saved last. A refused login still fails.
     #[arg(long)]
@@ -358,15 +370,27 @@ pub struct UmountArguments {
     pub lazy: bool,
 }
 
+/// The mount that images are on which are not named by a path.
+#[derive(Debug, Args)]
+pub struct OnMountArguments {
+    /// The mount that has the images which are not named by a path [default: the only one that this user mounted].
+    #[arg(long, value_name = "MOUNTPOINT")]
+    pub mount: Option<PathBuf>,
+}
+
 /// Bring whole images into the cache, and wait until they are verified.
 ///
 /// Readers go first. Ctrl-C stops it and leaves what came. Exits with 1 when an image could not be brought or
 /// does not match its hash.
 #[derive(Debug, Args)]
+#[command(after_help = ON_MOUNT)]
 pub struct PrefetchArguments {
-    /// Images on a mount.
-    #[arg(value_name = "PATH", required = true)]
-    pub paths: Vec<PathBuf>,
+    /// The images.
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub on: OnMountArguments,
 }
 
 /// Drop images from the cache of their mount.
@@ -374,10 +398,14 @@ pub struct PrefetchArguments {
 /// Only root and the user who mounted may. Who reads them goes on, from the server. An image that programs
 /// read straight from the cache (FUSE passthrough) must be closed first.
 #[derive(Debug, Args)]
+#[command(after_help = ON_MOUNT)]
 pub struct EvictArguments {
-    /// Images on a mount.
-    #[arg(value_name = "PATH", required = true)]
-    pub paths: Vec<PathBuf>,
+    /// The images.
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub on: OnMountArguments,
 }
 
 /// Show how a mount is: the cloud, the cache and the images in it, hits and transfers.
@@ -483,9 +511,9 @@ mod tests {
 
     #[test]
     fn the_version_of_the_api_is_found_out_unless_it_is_given() {
-        assert_eq!(mount(&["/m"]).unwrap().cloud.api_version, ApiVersion::Auto);
-        assert_eq!(mount(&["--api-version", "1", "/m"]).unwrap().cloud.api_version, ApiVersion::V1);
-        assert_eq!(mount(&["--api-version=2", "/m"]).unwrap().cloud.api_version, ApiVersion::V2);
+        assert_eq!(mount(&["/m"]).unwrap().cloud.login.api_version, ApiVersion::Auto);
+        assert_eq!(mount(&["--api-version", "1", "/m"]).unwrap().cloud.login.api_version, ApiVersion::V1);
+        assert_eq!(mount(&["--api-version=2", "/m"]).unwrap().cloud.login.api_version, ApiVersion::V2);
     }
 
     #[test]

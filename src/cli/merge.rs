@@ -63,7 +63,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         auth,
         http,
         shown,
-        api_version: cloud.api_version,
+        api_version: source.login.api_version,
         catalog,
         cache,
         spool,
@@ -114,6 +114,7 @@ pub fn connection(
         auth: auth_config(login, address, environment)?,
         // One image at a time.
         http: http_config(login, 1, environment)?,
+        api_version: login.api_version,
     })
 }
 

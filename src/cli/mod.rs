@@ -6,12 +6,14 @@
 
 mod args;
 mod merge;
+mod named;
 mod orders;
 mod profile;
 mod trust;
 mod uploads;
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -38,12 +40,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args::Arguments { command: args::Command::Order(order) }) => {
             return orders::run(order, &environment);
         }
-        Ok(args::Arguments { command: args::Command::Profile(command) }) => profile::run(&command),
+        Ok(args::Arguments { command: args::Command::Profile(command) }) => {
+            profile::run(&command, &environment)
+        }
         Ok(args::Arguments { command: args::Command::Prefetch(arguments) }) => {
-            return client::prefetch(&arguments.paths);
+            return client::prefetch(on_mount(&arguments.images, &arguments.on, &environment));
         }
         Ok(args::Arguments { command: args::Command::Evict(arguments) }) => {
-            return client::evict(&arguments.paths);
+            return client::evict(on_mount(&arguments.images, &arguments.on, &environment));
         }
         Ok(args::Arguments { command: args::Command::Status(arguments) }) => {
             client::status(&arguments.mountpoint, arguments.json)
@@ -64,6 +68,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Each image as it was typed, and where it is; looked for one after the other.
+fn on_mount<'a>(
+    images: &'a [PathBuf],
+    on: &'a args::OnMountArguments,
+    environment: &'a Environment,
+) -> impl Iterator<Item = (&'a Path, Result<PathBuf>)> {
+    images.iter().map(move |typed| (typed.as_path(), named::path_of(typed, on, environment)))
 }
 
 fn run_mount(arguments: &args::MountArguments, line: &[OsString], environment: &Environment) -> Result<()> {

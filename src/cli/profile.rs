@@ -7,11 +7,13 @@ use std::path::Path;
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 
+use crate::config::Environment;
 use crate::error::{Error, Kind, Result};
 use crate::glance::PROFILE_PROPERTY;
 use crate::read::publishable;
 
 use super::args::ProfileCommand;
+use super::named;
 
 /// The attribute that carries a profile.
 const ATTRIBUTE: &str = "user.glancefs.profile";
@@ -20,11 +22,15 @@ const OURS: &str = "user.glancefs.source";
 /// What an extended attribute holds at most (`XATTR_SIZE_MAX`).
 const MOST_BYTES: usize = 65536;
 
-pub(super) fn run(command: &ProfileCommand) -> Result<()> {
+pub(super) fn run(command: &ProfileCommand, environment: &Environment) -> Result<()> {
+    let (ProfileCommand::Export { image, on, .. }
+    | ProfileCommand::Import { image, on, .. }
+    | ProfileCommand::Publish { image, on }) = command;
+    let path = named::path_of(image, on, environment).map_err(|error| error.context(image.display()))?;
     match command {
-        ProfileCommand::Export { path, output } => export(path, output.as_deref()),
-        ProfileCommand::Import { path, file } => import(path, file),
-        ProfileCommand::Publish { path } => publish(path),
+        ProfileCommand::Export { output, .. } => export(&path, output.as_deref()),
+        ProfileCommand::Import { file, .. } => import(&path, file),
+        ProfileCommand::Publish { .. } => publish(&path),
     }
 }
 

@@ -16,12 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(12);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Drops each of `paths`.
-pub fn evict(paths: &[PathBuf]) -> ExitCode {
+/// Drops each image: as it was typed, and where it is.
+pub fn evict<'a>(images: impl IntoIterator<Item = (&'a Path, Result<PathBuf>)>) -> ExitCode {
     let mut tally = Tally::default();
-    for path in paths {
-        let evicted = evict_soon(path).map(|eviction| say(told(path, &eviction)));
-        tally.count(path, evicted);
+    for (typed, path) in images {
+        let evicted = path.and_then(|path| evict_soon(&path).map(|eviction| say(told(&path, &eviction))));
+        tally.count(typed, evicted);
     }
     tally.finish("evicted")
 }

@@ -28,27 +28,40 @@ pub struct ImagePath {
 }
 
 impl ImagePath {
-    /// The image at `text` when that is a path: what begins with `/`, `./` or `../`, and any other name of a
-    /// file on a FUSE mount. Everything else is `None`.
+    /// What was typed is a path whatever is there: it begins with `/`, `./` or `../`.
+    pub fn begins_as_one(text: &str) -> bool {
+        ["/", "./", "../"].iter().any(|start| text.starts_with(start))
+    }
+
+    /// What was typed is a path: it begins as one, or is any other name of a file on a FUSE mount.
+    pub fn is_one(text: &str) -> bool {
+        let on_fuse = |path: &Path| path.symlink_metadata().is_ok() && is_fuse(path).unwrap_or(false);
+        Self::begins_as_one(text) || !text.contains("://") && on_fuse(Path::new(text))
+    }
+
+    /// The image at `text` when that is a path; `None` when it is none.
+    ///
+    /// # Errors
+    /// Those of [`at`](Self::at).
+    pub fn find(text: &str) -> Result<Option<Self>> {
+        if Self::is_one(text) { Self::at(Path::new(text)).map(Some) } else { Ok(None) }
+    }
+
+    /// The image at `path`.
     ///
     /// # Errors
     /// `NotFound` or `Invalid` for a path that leads to no image of a glancefs mount.
-    pub fn find(text: &str) -> Result<Option<Self>> {
-        let path = Path::new(text);
-        if !["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
-            let there = path.symlink_metadata().is_ok() && is_fuse(path).unwrap_or(false);
-            if !there || text.contains("://") {
-                return Ok(None);
-            }
-        }
+    pub fn at(path: &Path) -> Result<Self> {
         let path = path.canonicalize().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::new(Kind::NotFound, "there is no such file"),
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidFilename => {
+                Error::new(Kind::NotFound, "there is no such file")
+            }
             _ => refused("cannot be found", error),
         })?;
         let not_ours = || Error::new(Kind::Invalid, "is no image on a glancefs mount");
         let url = attribute(&path, URL)?.ok_or_else(not_ours)?;
         let folder = path.parent().ok_or_else(not_ours)?.to_owned();
-        Ok(Some(Self { url: ImageUrl::parse(&url)?, folder }))
+        Ok(Self { url: ImageUrl::parse(&url)?, folder })
     }
 
     /// Has the mount ask the server about the image, which was changed.

@@ -15,12 +15,13 @@ use crate::units::human_bytes;
 /// Between two looks at the progress: smooth enough for a bar.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Brings each of `paths` into the cache. A signal ends it between two looks; what came by then stays.
-pub fn prefetch(paths: &[PathBuf]) -> ExitCode {
+/// Brings each image into the cache: as it was typed, and where it is. A signal ends it between two looks; what came
+/// by then stays.
+pub fn prefetch<'a>(images: impl IntoIterator<Item = (&'a Path, Result<PathBuf>)>) -> ExitCode {
     let mut tally = Tally::default();
-    for path in paths {
-        let outcome = bring(path).map(|outcome| say(format_args!("{}: {outcome}", path.display())));
-        tally.count(path, outcome);
+    for (typed, path) in images {
+        let outcome = path.and_then(|path| bring(&path).map(|outcome| (path, outcome)));
+        tally.count(typed, outcome.map(|(path, outcome)| say(format_args!("{}: {outcome}", path.display()))));
     }
     tally.finish("in the cache")
 }

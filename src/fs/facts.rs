@@ -62,9 +62,12 @@ impl ImageFs {
         let service = &self.layers.service;
         let value = match name {
             URL => self.url_of(&image.id).map(|url| url.to_string()),
-            MEMBERS if &*image.visibility == "shared" => {
-                let members = service.members(&image.id).await?;
-                serde_json::to_string(&members).ok()
+            MEMBERS if matches!(&*image.visibility, "shared" | "private") => {
+                match service.members(&image.id).await {
+                    // v1 shares private images; v2 does not, and forbids the question.
+                    Err(error) if error.kind() == Kind::Forbidden && &*image.visibility == "private" => None,
+                    members => serde_json::to_string(&members?).ok(),
+                }
             }
             LOCATIONS | DIRECT_URL if self.access.show_locations => {
                 let key = name.trim_start_matches("user.glance.");

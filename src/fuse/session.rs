@@ -134,12 +134,13 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let logins = LastLogins { folder: cache.logins_folder(), allow_stale: config.catalog.allow_stale };
     let auth = Auth::connect(&config.auth, &config.http, Some(&logins)).await?;
     let glance = Glance::new(auth, &config.http)?.storing_in(config.store.clone()).showing(&config.shown);
+    let view = glance.view_key();
+    let glance = Negotiated::new(glance, config.api_version);
     let only = match &config.image {
         Some(reference) => Some(only_image(&glance, reference, &config.catalog).await?),
         None => None,
     };
-    let view = glance.view_key();
-    let mut service: Arc<dyn ImageService> = Arc::new(Negotiated::new(glance, config.api_version));
+    let mut service: Arc<dyn ImageService> = Arc::new(glance);
     // Mounts that list other images save other lists.
     let mut list = format!("{}{view}", service.cloud_key());
     if let Some(id) = only {
@@ -159,7 +160,11 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
 }
 
 /// The one image that is to be mounted. Where no server answers, an id is believed.
-async fn only_image(glance: &Glance, reference: &ImageReference, config: &CatalogConfig) -> Result<ImageId> {
+async fn only_image(
+    glance: &Negotiated,
+    reference: &ImageReference,
+    config: &CatalogConfig,
+) -> Result<ImageId> {
     match (glance.resolve(reference).await, reference) {
         (Ok(image), _) => Ok(image.id),
         (Err(error), ImageReference::Id(id)) if config.allow_stale && error.kind().is_transient() => {

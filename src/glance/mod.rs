@@ -39,7 +39,7 @@ pub use filter::Filter;
 pub use image::{Image, KEPT_MTIME, MultiHash, PROFILE_PROPERTY, RecordText, SECRET_KEYS, Status, time_text};
 pub use import::{ImportMethod, ImportStores, Task};
 pub use list::{NextPage, Page};
-pub use negotiated::Negotiated;
+pub use negotiated::{Negotiated, Versioned, v1_lacks};
 pub use only::OnlyImage;
 pub use patch::Change;
 pub use record::NewImage;

@@ -1,6 +1,7 @@
 //! An image service of the version that its servers have: asked once, before the first request.
 //!
-//! Not sooner, so that a mount can begin while no server answers. The version that was found holds for the mount.
+//! Not sooner, so that a mount can begin while no server answers. The version that was found holds for as long as the
+//! service does. What both versions have is asked by the traits of `service`, whatever else by [`Versioned`].
 
 use std::time::SystemTime;
 
@@ -21,7 +22,7 @@ use super::{
     NextPage, OpenBody, Page, Placement, Records, Schema, Store, Usage,
 };
 use crate::config::ApiVersion;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
 
 /// Glance by the version of its API that is configured, or that is found.
@@ -49,6 +50,15 @@ struct Offered {
     id: String,
 }
 
+/// A service by its version, for what the two do not have in common.
+#[derive(Debug, Clone, Copy)]
+pub enum Versioned<'a> {
+    /// v1 only.
+    V1(&'a GlanceV1),
+    /// v2.
+    V2(&'a Glance),
+}
+
 impl Negotiated {
     /// Asks nothing yet.
     pub fn new(glance: Glance, wanted: ApiVersion) -> Self {
@@ -60,10 +70,37 @@ impl Negotiated {
         Self { v1: GlanceV1::new(glance.clone()), v2: glance, chosen }
     }
 
-    async fn service(&self) -> Result<&dyn ImageService> {
+    /// The service of the version that is spoken.
+    ///
+    /// # Errors
+    /// `NotSupported` when the servers have neither version, and the failures of asking them.
+    pub async fn versioned(&self) -> Result<Versioned<'_>> {
         Ok(match self.chosen.get_or_try_init(|| self.ask()).await? {
-            Version::V1 => &self.v1,
-            Version::V2 => &self.v2,
+            Version::V1 => Versioned::V1(&self.v1),
+            Version::V2 => Versioned::V2(&self.v2),
+        })
+    }
+
+    /// The service for `what` v1 does not have.
+    ///
+    /// # Errors
+    /// `NotSupported` where v1 is spoken; those of [`versioned`](Self::versioned).
+    pub async fn v2_for(&self, what: &str) -> Result<&Glance> {
+        match self.versioned().await? {
+            Versioned::V1(_) => Err(v1_lacks(what)),
+            Versioned::V2(glance) => Ok(glance),
+        }
+    }
+
+    /// Whose login it is, of either version.
+    pub(super) fn glance(&self) -> &Glance {
+        &self.v2
+    }
+
+    async fn service(&self) -> Result<&dyn ImageService> {
+        Ok(match self.versioned().await? {
+            Versioned::V1(service) => service,
+            Versioned::V2(service) => service,
         })
     }
 
@@ -90,6 +127,11 @@ impl Negotiated {
             Err(failed(Operation::Versions, "", Kind::NotSupported, what))
         }
     }
+}
+
+/// The refusal of `what` only v2 has.
+pub fn v1_lacks(what: &str) -> Error {
+    Error::new(Kind::NotSupported, format!("v1 of the Image API has no {what}"))
 }
 
 impl Cloud for Negotiated {

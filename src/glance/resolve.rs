@@ -1,13 +1,13 @@
 //! From an image as a person names it to the image.
 
-use super::{Glance, Image};
+use super::{Image, Listing, Negotiated, Records};
 use crate::error::{Error, Kind, Result};
 use crate::reference::ImageReference;
 
 /// Ids of an ambiguous name that a message lists.
 const LISTED: usize = 10;
 
-impl Glance {
+impl Negotiated {
     /// The one image that `reference` means.
     ///
     /// # Errors
@@ -26,8 +26,9 @@ impl Glance {
                 .ok_or_else(|| Error::new(Kind::NotFound, format!("no image has the name {name:?}"))),
             ImageReference::Url(url) => {
                 // With a token the catalogue is known, and it decides.
-                self.inner.auth.credential().await?;
-                let ours = self.inner.auth.endpoints();
+                let auth = &self.glance().inner.auth;
+                auth.credential().await?;
+                let ours = auth.endpoints();
                 if !url.is_at(ours) {
                     let ours: Vec<_> = ours.iter().map(url::Url::as_str).collect();
                     return Err(Error::new(

@@ -8,7 +8,7 @@ use super::target::Target;
 use super::wait::{Order, Settled, tasks_so_far};
 use super::{Connection, run, say, unless_interrupted};
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Glance, Image, ImportMethod, ImportStores};
+use crate::glance::{Image, ImportMethod, ImportStores, Negotiated};
 
 /// What shall be copied where.
 #[derive(Debug, Clone)]
@@ -36,6 +36,7 @@ pub fn copy(connection: &Connection, order: &Copy) -> ExitCode {
 /// Removes the data of the image that was `typed` from one of its stores; the last one keeps them.
 pub fn uncopy(connection: &Connection, typed: &str, store: &str) -> ExitCode {
     run(connection, async |glance| {
+        let service = glance.v2_for("stores from which data are removed").await?;
         let target = Target::of(typed)?;
         let image = target.find(&glance).await?;
         if !stores_of(&image).any(|known| known == store) {
@@ -43,7 +44,7 @@ pub fn uncopy(connection: &Connection, typed: &str, store: &str) -> ExitCode {
             let what = format!("{typed}: it is not in {store:?} (it is in: {})", stores.join(", "));
             return Err(Error::new(Kind::NotFound, what));
         }
-        glance.remove_from_store(&image.id, store).await.map_err(|error| error.context(typed))?;
+        service.remove_from_store(&image.id, store).await.map_err(|error| error.context(typed))?;
         target.changed();
         say(format_args!("{typed}: removed from {store}"));
         Ok(())
@@ -51,7 +52,8 @@ pub fn uncopy(connection: &Connection, typed: &str, store: &str) -> ExitCode {
 }
 
 impl Copy {
-    async fn carry_out(&self, glance: &Glance, target: &Target) -> Result<()> {
+    async fn carry_out(&self, glance: &Negotiated, target: &Target) -> Result<()> {
+        let service = glance.v2_for("copies to further stores").await?;
         let image = target.find(glance).await?;
         let typed = target.typed();
         let has = |store: &String| stores_of(&image).any(|known| known == store);
@@ -59,12 +61,12 @@ impl Copy {
             say(format_args!("{typed}: it is in {} already", self.stores.named.join(", ")));
             return Ok(());
         }
-        let before = tasks_so_far(glance, &image.id).await;
+        let before = tasks_so_far(service, &image.id).await;
         let stores = ImportStores {
             named: self.stores.named.iter().filter(|store| !has(store)).cloned().collect(),
             ..self.stores.clone()
         };
-        glance.import(&image.id, &ImportMethod::CopyImage, &stores).await.map_err(|error| {
+        service.import(&image.id, &ImportMethod::CopyImage, &stores).await.map_err(|error| {
             match error.kind() {
                 Kind::Forbidden => Error::new(
                     Kind::Forbidden,

@@ -2,7 +2,7 @@
 //!
 //! The record is made by us, under an id of our own, so until the service has the data nobody else knows of it:
 //! what fails or is interrupted before is taken back. Glance itself leaves an image in `importing` for ever when
-//! the import of staged data fails, and in `queued` when a download does.
+//! the import of staged data fails, in `queued` when a download does, and by v1 of the API `killed`.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -19,6 +19,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
+use url::Url;
 
 use super::shown::Shown;
 use super::wait::{Order, Settled};
@@ -26,7 +27,10 @@ use super::{Connection, run, say, unless_interrupted};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::format::disk_format_of;
-use crate::glance::{Destination, Glance, Image, ImportMethod, ImportStores, NewImage, Placement};
+use crate::glance::{
+    Destination, Glance, GlanceV1, Image, ImportMethod, ImportStores, Negotiated, NewImage, Placement,
+    Records, Versioned, v1_lacks,
+};
 use crate::units::{ImageId, human_bytes};
 
 /// Read from the file at once: large enough for a disk, small enough for a bar that moves.
@@ -34,6 +38,9 @@ const CHUNK: usize = 1 << 20;
 
 /// Between two looks at what was sent.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// What v1 of the API has no way for.
+const STAGING: &str = "staging area (glance-direct): copy the file into a mount instead";
 
 /// Where the data of a new image come from.
 #[derive(Debug, Clone)]
@@ -92,8 +99,12 @@ pub fn create(connection: &Connection, order: &NewImageOrder) -> ExitCode {
                 Err(Error::new(Kind::Interrupted, format!("{}: interrupted: {after}", order.name)))
             }
             (None, Phase::Ordered(id)) => {
+                let see = match glance.versioned().await? {
+                    Versioned::V1(_) => String::new(),
+                    Versioned::V2(_) => format!("; see: glancefs tasks {id}"),
+                };
                 let what = format!(
-                    "{}: interrupted: the image service goes on by itself with image {id}; see: glancefs tasks {id}",
+                    "{}: interrupted: the image service goes on by itself with image {id}{see}",
                     order.name
                 );
                 Err(Error::new(Kind::Interrupted, what))
@@ -103,17 +114,22 @@ pub fn create(connection: &Connection, order: &NewImageOrder) -> ExitCode {
 }
 
 impl NewImageOrder {
-    async fn carry_out(&self, glance: &Glance, phase: &RefCell<Phase>) -> Result<()> {
-        self.check_method(glance).await?;
+    async fn carry_out(&self, glance: &Negotiated, phase: &RefCell<Phase>) -> Result<()> {
+        let service = glance.versioned().await?;
+        match service {
+            Versioned::V1(_) => self.check_v1()?,
+            Versioned::V2(glance) => self.check_method(glance).await?,
+        }
         let disk_format = self.disk_format().await?;
         let mut shown = Shown::begin(&self.name);
         let id = ImageId::generate();
         phase.replace(Phase::Ours(id.clone()));
-        let made = self.make(glance, &id, disk_format, &mut shown, phase).await;
+        let made = self.make(service, &id, disk_format, &mut shown).await;
         if let Err(error) = made {
             let after = take_back(glance, &id).await;
             return Err(Error::new(error.kind(), format!("{error}; {after}")));
         }
+        phase.replace(Phase::Ordered(id.clone()));
         let Some(patience) = self.patience else {
             say(format_args!("{}: the image service goes on by itself, image {id}", self.name));
             return Ok(());
@@ -144,11 +160,10 @@ impl NewImageOrder {
     /// The record, the data where they come from us, and the order.
     async fn make(
         &self,
-        glance: &Glance,
+        service: Versioned<'_>,
         id: &ImageId,
         disk_format: String,
         shown: &mut Shown,
-        phase: &RefCell<Phase>,
     ) -> Result<()> {
         let mut properties: Vec<(String, Value)> =
             self.properties.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
@@ -159,6 +174,10 @@ impl NewImageOrder {
             disk_format: Some(disk_format),
             container_format: Some(self.container_format.clone()),
             properties,
+        };
+        let glance = match service {
+            Versioned::V1(glance) => return self.make_by_v1(glance, &image).await,
+            Versioned::V2(glance) => glance,
         };
         glance.create(&image).await?;
         match &self.source {
@@ -171,8 +190,27 @@ impl NewImageOrder {
             }
             Source::Location(address) => glance.register(id, address).await?,
         }
-        phase.replace(Phase::Ordered(id.clone()));
         Ok(())
+    }
+
+    /// Refuses before anything is made what v1 does not have.
+    fn check_v1(&self) -> Result<()> {
+        if matches!(self.source, Source::Stage(_)) {
+            return Err(v1_lacks(STAGING));
+        }
+        if self.stores != ImportStores::default() {
+            return Err(v1_lacks("import into chosen stores"));
+        }
+        Ok(())
+    }
+
+    /// The record and the order, which are one request in v1.
+    async fn make_by_v1(&self, glance: &GlanceV1, image: &NewImage) -> Result<()> {
+        match &self.source {
+            Source::Download(address) => glance.copy_from(image, &url_of(address)?).await.map(drop),
+            Source::Location(address) => glance.register(image, &url_of(address)?).await.map(drop),
+            Source::Stage(_) => Err(v1_lacks(STAGING)),
+        }
     }
 
     /// Refuses before anything is made what the service does not offer.
@@ -262,9 +300,14 @@ fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// An address as a URL: v1 is told it in a header.
+fn url_of(address: &str) -> Result<Url> {
+    Url::parse(address).map_err(|error| Error::new(Kind::Invalid, format!("the address is no URL: {error}")))
+}
+
 /// What the end of an address says. Not `.img`: behind it are raw disks and qcow2 alike.
 fn format_of_address(address: &str) -> Option<&'static str> {
-    let url = url::Url::parse(address).ok()?;
+    let url = Url::parse(address).ok()?;
     let (_, extension) = url.path().rsplit_once('.')?;
     match extension.to_ascii_lowercase().as_str() {
         "qcow2" => Some("qcow2"),
@@ -279,7 +322,7 @@ fn format_of_address(address: &str) -> Option<&'static str> {
 }
 
 /// Deletes the record of an order that failed, and says what became of it.
-async fn take_back(glance: &Glance, id: &ImageId) -> String {
+async fn take_back(glance: &Negotiated, id: &ImageId) -> String {
     match glance.delete(id).await {
         Ok(()) => format!("its record (image {id}) was deleted again"),
         Err(error) if error.kind() == Kind::NotFound => "nothing is left of it".to_owned(),

@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use super::target::Target;
 use super::{Connection, run, say};
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Glance, Verdict};
+use crate::glance::{Facts, Glance, Member, Negotiated, Verdict, Versioned, v1_lacks};
+use crate::units::ImageId;
+
+/// What v1 of the API does not have.
+const VERDICTS: &str = "accepting and rejecting: an image is listed where it was shared with";
 
 /// What is done to the members of an image; projects are named by their ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,47 +32,63 @@ pub enum MemberAct {
 /// Does `act` to the members of the image that was `typed`.
 pub fn members(connection: &Connection, typed: &str, act: &MemberAct) -> ExitCode {
     run(connection, async |glance| {
+        if matches!(act, MemberAct::Accept(_) | MemberAct::Reject(_)) {
+            glance.v2_for(VERDICTS).await?;
+        }
         let target = Target::of(typed)?;
         let image = target.find(&glance).await?;
-        let told = |error: Error| error.context(typed);
-        match act {
-            MemberAct::List { json } => {
-                let members = glance.members(&image.id).await.map_err(told)?;
-                if *json {
-                    say(serde_json::json!(members));
-                } else if members.is_empty() {
-                    eprintln!("{typed}: shared with no project");
-                } else {
-                    members
-                        .iter()
-                        .for_each(|member| say(format_args!("{}  {}", member.member_id, member.status)));
-                }
-                return Ok(());
+        let outcome = act.carry_out(&glance, typed, &image.id).await;
+        outcome.map_err(|error| error.context(typed))?;
+        if !matches!(act, MemberAct::List { .. }) {
+            target.changed();
+        }
+        Ok(())
+    })
+}
+
+impl MemberAct {
+    async fn carry_out(&self, glance: &Negotiated, typed: &str, id: &ImageId) -> Result<()> {
+        match (self, glance.versioned().await?) {
+            (Self::List { json }, _) => tell(typed, &glance.members(id).await?, *json),
+            (Self::Add(project), Versioned::V1(glance)) => {
+                glance.add_member(id, project).await?;
+                say(format_args!("{typed}: shared with {project}, which may read it, and lists it"));
             }
-            MemberAct::Add(project) => {
-                glance.add_member(&image.id, project).await.map_err(told)?;
+            (Self::Add(project), Versioned::V2(glance)) => {
+                glance.add_member(id, project).await?;
                 say(format_args!(
                     "{typed}: shared with {project}, which may read it, and lists it once it accepts"
                 ));
             }
-            MemberAct::Remove(project) => {
-                glance.remove_member(&image.id, project).await.map_err(told)?;
+            (Self::Remove(project), service) => {
+                match service {
+                    Versioned::V1(glance) => glance.remove_member(id, project).await?,
+                    Versioned::V2(glance) => glance.remove_member(id, project).await?,
+                }
                 say(format_args!("{typed}: not shared with {project} any more"));
             }
-            MemberAct::Accept(project) => {
-                let project = own_or(&glance, project.as_ref())?;
-                glance.judge(&image.id, project, Verdict::Accepted).await.map_err(told)?;
+            (Self::Accept(_) | Self::Reject(_), Versioned::V1(_)) => return Err(v1_lacks(VERDICTS)),
+            (Self::Accept(project), Versioned::V2(glance)) => {
+                glance.judge(id, own_or(glance, project.as_ref())?, Verdict::Accepted).await?;
                 say(format_args!("{typed}: accepted, and listed from now on"));
             }
-            MemberAct::Reject(project) => {
-                let project = own_or(&glance, project.as_ref())?;
-                glance.judge(&image.id, project, Verdict::Rejected).await.map_err(told)?;
+            (Self::Reject(project), Versioned::V2(glance)) => {
+                glance.judge(id, own_or(glance, project.as_ref())?, Verdict::Rejected).await?;
                 say(format_args!("{typed}: rejected, and not listed"));
             }
         }
-        target.changed();
         Ok(())
-    })
+    }
+}
+
+fn tell(typed: &str, members: &[Member], json: bool) {
+    if json {
+        say(serde_json::json!(members));
+    } else if members.is_empty() {
+        eprintln!("{typed}: shared with no project");
+    } else {
+        members.iter().for_each(|member| say(format_args!("{}  {}", member.member_id, member.status)));
+    }
 }
 
 fn own_or<'a>(glance: &'a Glance, project: Option<&'a String>) -> Result<&'a str> {

@@ -20,9 +20,9 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::Auth;
-use crate::config::{AuthConfig, HttpConfig};
+use crate::config::{ApiVersion, AuthConfig, HttpConfig};
 use crate::error::{Error, Kind, Result};
-use crate::glance::Glance;
+use crate::glance::{Glance, Negotiated};
 
 pub use copy::{Copy, copy, uncopy};
 pub use create::{NewImageOrder, Source, create};
@@ -37,18 +37,21 @@ pub struct Connection {
     pub auth: AuthConfig,
     /// How requests are made.
     pub http: HttpConfig,
+    /// By which version of the Image API.
+    pub api_version: ApiVersion,
 }
 
 /// How a command that was interrupted ends (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 
 /// Logs in and does `work`; its error is told, and becomes the exit code.
-fn run(connection: &Connection, work: impl AsyncFnOnce(Glance) -> Result<()>) -> ExitCode {
+fn run(connection: &Connection, work: impl AsyncFnOnce(Negotiated) -> Result<()>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| Error::io("starting threads", error)).and_then(|runtime| {
         let outcome = runtime.block_on(async {
             let auth = Auth::connect(&connection.auth, &connection.http, None).await?;
-            work(Glance::new(auth, &connection.http)?).await
+            let glance = Glance::new(auth, &connection.http)?;
+            work(Negotiated::new(glance, connection.api_version)).await
         });
         // A file that is being read must not keep us.
         runtime.shutdown_background();

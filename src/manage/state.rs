@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use super::target::Target;
 use super::{Connection, run, say};
 use crate::error::{Error, Kind, Result};
-use crate::glance::Glance;
+use crate::glance::{Glance, Negotiated};
 
 /// Sets it for each of the images that were `typed`; a failure does not keep the others from being done.
 pub fn set_active(connection: &Connection, typed: &[String], active: bool) -> ExitCode {
     run(connection, async |glance| {
+        let service = glance.v2_for("deactivation of images").await?;
         let mut failed = None;
         for (index, image) in typed.iter().enumerate() {
-            if let Err(error) = set(&glance, image, active).await {
+            if let Err(error) = set(&glance, service, image, active).await {
                 if index + 1 < typed.len() {
                     eprintln!("glancefs: {error}");
                     failed = Some(Error::new(error.kind(), "not all images were changed"));
@@ -25,10 +26,10 @@ pub fn set_active(connection: &Connection, typed: &[String], active: bool) -> Ex
     })
 }
 
-async fn set(glance: &Glance, typed: &str, active: bool) -> Result<()> {
+async fn set(glance: &Negotiated, service: &Glance, typed: &str, active: bool) -> Result<()> {
     let target = Target::of(typed)?;
     let image = target.find(glance).await?;
-    glance.set_active(&image.id, active).await.map_err(|error| match error.kind() {
+    service.set_active(&image.id, active).await.map_err(|error| match error.kind() {
         Kind::Forbidden => {
             Error::new(Kind::Forbidden, format!("{typed}: {error}: a cloud may leave this to administrators"))
         }

@@ -2,7 +2,7 @@
 
 use crate::client::ImagePath;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Glance, Image};
+use crate::glance::{Image, Negotiated};
 use crate::reference::{ImageReference, ImageUrl};
 
 /// An image as it was typed.
@@ -36,8 +36,8 @@ impl Target {
     /// Finds it at the cloud.
     ///
     /// # Errors
-    /// Those of [`Glance::resolve`]; a path of another cloud than the one we are logged in to is told as such.
-    pub(super) async fn find(&self, glance: &Glance) -> Result<Image> {
+    /// Those of [`Negotiated::resolve`]; a path of another cloud than the one we are logged in to is told as such.
+    pub(super) async fn find(&self, glance: &Negotiated) -> Result<Image> {
         let error = match glance.resolve(&self.reference).await {
             Ok(image) => return Ok(image),
             Err(error) => error,

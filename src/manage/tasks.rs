@@ -8,8 +8,9 @@ use super::{Connection, run, say};
 /// Tells the tasks of the image that was `typed`, the latest last.
 pub fn tasks(connection: &Connection, typed: &str, json: bool) -> ExitCode {
     run(connection, async |glance| {
+        let service = glance.v2_for("tasks").await?;
         let image = Target::of(typed)?.find(&glance).await?;
-        let tasks = glance.tasks(&image.id).await.map_err(|error| error.context(typed))?;
+        let tasks = service.tasks(&image.id).await.map_err(|error| error.context(typed))?;
         if json {
             say(serde_json::json!(tasks));
             return Ok(());

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::shown::Shown;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Glance, Image, Status, Task};
+use crate::glance::{Glance, Image, Negotiated, Records, Status, Task, Versioned};
 use crate::units::ImageId;
 
 /// Between two looks: at first a small image is told at once, then a look costs Glance 10 ms.
@@ -26,7 +26,7 @@ pub(super) enum Settled {
 
 /// One order that the service is at.
 pub(super) struct Order<'a> {
-    pub(super) glance: &'a Glance,
+    pub(super) glance: &'a Negotiated,
     pub(super) id: &'a ImageId,
     /// Tasks of the image before the order.
     pub(super) before: HashSet<String>,
@@ -81,9 +81,12 @@ impl Order<'_> {
     /// The image and the task that the order became, where the server tells.
     async fn look(&self) -> Result<(Image, Option<Task>)> {
         // First the task: a record that is read after its end shows the end.
-        let tasks = match self.glance.tasks(self.id).await {
-            Err(error) if error.kind() == Kind::NotFound => Vec::new(),
-            tasks => tasks?,
+        let tasks = match self.glance.versioned().await? {
+            Versioned::V1(_) => Vec::new(),
+            Versioned::V2(glance) => match glance.tasks(self.id).await {
+                Err(error) if error.kind() == Kind::NotFound => Vec::new(),
+                tasks => tasks?,
+            },
         };
         let image = self.glance.show(self.id).await?;
         let task = tasks.into_iter().rev().find(|task| !self.before.contains(&task.id));
@@ -113,6 +116,10 @@ fn ended(image: &Image, task: Option<&Task>) -> Option<Settled> {
         {
             Some(Settled::Failed(format!("it could not be put into {missing}")))
         }
+        // v1 has no more to tell.
+        Status::Killed => Some(Settled::Failed(
+            "the image service gave it up (status killed); only its log says why".to_owned(),
+        )),
         _ => None,
     }
 }
@@ -192,6 +199,8 @@ mod tests {
             ("active", waiting, "goes on"),
             ("active", missing, "not in file"),
             ("active", "", "done"),
+            ("saving", "", "goes on"),
+            ("killed", "", "failed: the image service gave it up (status killed); only its log says why"),
         ] {
             assert_eq!(word(&image(status, rest), None), expected, "{status} {rest}");
         }

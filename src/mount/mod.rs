@@ -14,6 +14,7 @@
 mod daemon;
 mod instance;
 mod logging;
+mod meant;
 mod mountinfo;
 mod repair;
 mod signals;
@@ -33,6 +34,7 @@ use instance::Instance;
 use signals::Signals;
 
 pub use daemon::Readiness;
+pub use meant::meant;
 pub use mountinfo::mountpoints;
 pub use umount::{Unmounted, umount};
 

@@ -36,9 +36,27 @@ impl Mount {
 /// # Errors
 /// `Io` when the table cannot be read.
 pub fn topmost(mount_point: &Path) -> Result<Option<Mount>> {
+    Ok(topmost_in(&read()?, mount_point))
+}
+
+/// Where the mounts of ours are that `user` made and that a path look-up can end in.
+///
+/// # Errors
+/// `Io` when the table cannot be read.
+pub fn glancefs_of(user: u32) -> Result<Vec<PathBuf>> {
+    Ok(glancefs_of_in(&read()?, user))
+}
+
+fn glancefs_of_in(table: &[Mount], user: u32) -> Vec<PathBuf> {
+    let ours = table.iter().filter(|mount| mount.is_glancefs() && mount.user_id == Some(user));
+    let seen = |mount: &&Mount| topmost_in(table, &mount.mount_point).is_some_and(|top| top.id == mount.id);
+    ours.filter(seen).map(|mount| mount.mount_point.clone()).collect()
+}
+
+fn read() -> Result<Vec<Mount>> {
     let table = std::fs::read("/proc/self/mountinfo")
         .map_err(|error| Error::io("reading /proc/self/mountinfo (is /proc mounted?)", error))?;
-    Ok(topmost_in(&parse(&table), mount_point))
+    Ok(parse(&table))
 }
 
 /// Where this user has mounted a glancefs.
@@ -163,6 +181,15 @@ garbage\n";
         reversed.reverse();
         assert_eq!(topmost_in(&reversed, Path::new("/mnt/a")).unwrap().id, 93);
         assert_eq!(find("/mnt"), None);
+    }
+
+    #[test]
+    fn the_mounts_of_a_user_are_those_that_can_be_seen() {
+        let of = |user| glancefs_of_in(&parse(TABLE.as_bytes()), user);
+        assert_eq!(of(1000), [Path::new("/mnt/with space")]);
+        assert_eq!(of(0), [Path::new("/mnt/a")]);
+        let covered = format!("{TABLE}94 93 0:44 / /mnt/a rw - tmpfs tmpfs rw\n");
+        assert!(glancefs_of_in(&parse(covered.as_bytes()), 0).is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Cloud, Mount, Outcome, PROGRAM, eventually, fails, pattern, run_with, sh};
+use crate::harness::{Cloud, Mount, Outcome, PROGRAM, eventually, fails, leave_out, pattern, run_with, sh};
 
 /// `glancefs LINE` as this user of the cloud.
 #[track_caller]
@@ -173,4 +173,118 @@ fn a_mounts_source_is_a_cloud_or_the_address_of_a_glance() {
     assert!(told.expect_failure().contains("--allow-overwrite"));
     let told = Mount::new(open.variables(None), ":no-such.raw").try_up().expect_failure();
     assert!(told.contains("no image has the name"), "{told}");
+}
+
+#[test]
+fn an_image_of_a_mount_is_named_by_id_name_address_or_path() {
+    let cloud = Cloud::open();
+    let content = pattern(312, 300_000);
+    let id = cloud.image("held.raw", &content);
+    let slash = cloud.image("held/slash 5%.raw", &content);
+    let mount = cloud.mount("");
+    let on = |line: &str| run_with(&format!("cd / && {PROGRAM} {line} --mount {mount}"), &[]);
+    let [v2, v1] = ["v2", "v1"].map(|version| format!("{}/{version}/images/{id}", cloud.url));
+    let path = mount.path("held.raw");
+    for image in
+        [id.as_str(), "held.raw", &v2, &v1, &path, "'held/slash 5%.raw'", "'held%2Fslash 5%25.raw'", &slash]
+    {
+        let said = on(&format!("prefetch {image}")).expect_success();
+        assert!(
+            said.contains("verified (sha512)") && said.starts_with(&mount.to_string()),
+            "{image}: {said}"
+        );
+        let said = on(&format!("evict {image}")).expect_success();
+        assert!(said.contains("freed"), "{image}: {said}");
+        let told = on(&format!("profile export {image}")).expect_failure();
+        assert!(told.contains("no boot profile"), "{image}: {told}");
+    }
+    // Where nothing else is said, a path from the place where it is typed stays one.
+    sh!("cd {mount} && {PROGRAM} prefetch held.raw");
+    assert_eq!(mount.xattr("held.raw", "user.glancefs.verified"), "sha512");
+    // Beside --mount a word is no file of the working directory.
+    let other = cloud.mount("");
+    sh!("cd {other} && {PROGRAM} prefetch held.raw --mount {mount}");
+    assert_eq!(other.xattr("held.raw", "user.glancefs.cached_bytes"), "0");
+}
+
+#[test]
+fn what_a_mount_does_not_have_is_told_and_the_others_are_done() {
+    let cloud = Cloud::open();
+    let id = cloud.image("beside.raw", &pattern(313, 100_000));
+    let ids = [cloud.image("doubled.raw", b"first"), cloud.image("doubled.raw", b"second")];
+    let mount = cloud.mount("");
+    let missing = "1f3c9a2b-0000-4000-8000-00000000dead";
+    let long = "x".repeat(300);
+    let elsewhere = format!("http://elsewhere:9292/v2/images/{id}");
+    let outcome = run_with(
+        &format!(
+            "{PROGRAM} prefetch --mount {mount} no-such {missing} {long} {elsewhere} http://h/x .by-id beside.raw"
+        ),
+        &[],
+    );
+    let told = outcome.expect_failure();
+    for words in [
+        "no-such: the mount at",
+        &format!("{missing}: the mount at"),
+        "has no image \"xxx",
+        &format!("has the images of another Glance: {}", cloud.url),
+        "v2/images/<id>",
+        "has no image \".by-id\"",
+        "1 of 7 images in the cache, 6 failed",
+    ] {
+        assert!(told.contains(words), "{words:?} is not in {told}");
+    }
+    assert_eq!(mount.xattr("beside.raw", "user.glancefs.verified"), "sha512");
+    // Of several images of one name each has its file name.
+    let short = format!("doubled.raw~{}", &ids[1][..8]);
+    for (name, size) in [("doubled.raw", "5 B"), (&short, "6 B")] {
+        let said = sh!("{PROGRAM} prefetch --mount {mount} {name}");
+        assert!(said.contains(size), "{said}");
+    }
+    let told = fails!("{PROGRAM} evict --mount /tmp beside.raw");
+    assert!(told.contains("no glancefs is mounted at /tmp"), "{told}");
+}
+
+#[test]
+fn the_only_mount_of_the_user_is_found() {
+    if !crate::harness::is_root() {
+        leave_out!("becoming another user needs root");
+    }
+    let cloud = Cloud::open();
+    let id = cloud.image("alone.raw", &pattern(314, 100_000));
+    // A user with no other mounts: other people's stay out of it.
+    let user = 100_000_000 + std::process::id();
+    let mounts = [cloud.mount_later("--allow-other"), cloud.mount_later("--allow-other")];
+    let up = |mount: &Mount| {
+        let folder = mount.beside();
+        // The folders are the tests' own and closed to others.
+        sh!("chmod 755 $(dirname {folder}) {folder}");
+        let apart = format!(
+            "--cache-dir {folder}/cache --spool-dir {folder}/spool --log-file {folder}/log --allow-other"
+        );
+        run_with(&format!("setpriv --ruid {user} {PROGRAM} mount {apart} {mount}"), &cloud.variables(None))
+            .expect_success();
+    };
+    let program = mounts[0].beside().path("program");
+    sh!("cp {PROGRAM} {program} && chmod 755 {program}");
+    let user_types = |line: &str| {
+        run_with(
+            &format!("cd / && setpriv --reuid {user} --regid {user} --clear-groups {program} {line}"),
+            &[],
+        )
+    };
+    up(&mounts[0]);
+    for image in ["alone.raw", &id, &format!("{}/v2/images/{id}", cloud.url)] {
+        let said = user_types(&format!("prefetch {image}")).expect_success();
+        assert!(said.starts_with(&mounts[0].to_string()) && said.contains("verified (sha512)"), "{said}");
+    }
+    up(&mounts[1]);
+    let told = user_types("prefetch alone.raw").expect_failure();
+    assert!(told.contains("several mounts") && told.contains("--mount"), "{told}");
+    // Paths, and images of a mount that is named, need no guess.
+    user_types(&format!("prefetch {}/alone.raw", mounts[1])).expect_success();
+    user_types(&format!("prefetch alone.raw --mount {}", mounts[1])).expect_success();
+    mounts.iter().for_each(Mount::down);
+    let told = user_types("profile export alone.raw").expect_failure();
+    assert!(told.contains("no glancefs mount here"), "{told}");
 }

@@ -1,10 +1,14 @@
 //! A cloud that speaks v1 of the Image API only, through real mounts: the usual commands, and what is different.
 
+use std::io::{Read, Write};
 use std::sync::LazyLock;
 
 use serde_json::json;
 
-use crate::harness::{Cloud, Gate, Mount, background, eventually, fails, json as parse, pattern, run, sh};
+use crate::harness::{
+    Cloud, Gate, Mount, Outcome, PROGRAM, background, eventually, fails, json as parse, pattern, run,
+    run_with, sh,
+};
 
 /// Glance 15. It has v2 as well, by which the tests look at what there is.
 fn cloud() -> &'static Cloud {
@@ -15,6 +19,27 @@ fn cloud() -> &'static Cloud {
 #[track_caller]
 fn mount(options: &str) -> Mount {
     cloud().mount(&format!("--api-version 1 {options}"))
+}
+
+/// `glancefs LINE`, by v1.
+#[track_caller]
+fn glancefs(line: &str) -> Outcome {
+    run_with(&format!("{PROGRAM} {line} --api-version 1"), &cloud().variables(None))
+}
+
+/// The address of an image of which less comes than was announced; served until the tests end.
+fn short_of_bytes() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/short.raw", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let _ = connection.read(&mut [0; 4096]);
+            let _ = connection
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\nless");
+        }
+    });
+    url
 }
 
 /// Waits until the log has the one request for the data of an image, which must be by v1.
@@ -160,6 +185,92 @@ fn a_killed_image_is_no_file_of_the_root_and_cannot_be_read_by_its_id() {
 }
 
 #[test]
+fn the_cloud_copies_an_image_from_an_address_by_v1() {
+    let content = pattern(45, 3_000_000);
+    let url = cloud().offer("v1-web.raw", &content);
+    let outcome = glancefs(&format!("import v1-copied {url} --property os_distro=debian"));
+    assert!(outcome.stderr.contains("v1-copied: "), "progress: {outcome}");
+    let said = outcome.expect_success();
+    let record = cloud().only("v1-copied");
+    assert!(said.contains("active, 2.9 MiB") && said.contains(record["id"].as_str().unwrap()), "{said}");
+    assert_eq!((&record["os_distro"], &record["disk_format"]), (&json!("debian"), &json!("raw")));
+    assert!(mount("").read("v1-copied") == content);
+    let said = glancefs(&format!("import v1-left-to-it {url} --no-wait")).expect_success();
+    assert!(said.contains("goes on by itself") && !said.contains("tasks"), "{said}");
+    eventually("it comes", || {
+        cloud().named("v1-left-to-it").first().is_some_and(|image| image["status"] == "active")
+    });
+}
+
+#[test]
+fn a_copy_by_v1_that_fails_is_told_and_leaves_no_killed_image() {
+    let missing = cloud().offer("v1-gone.raw", b"") + "-no";
+    let told = glancefs(&format!("import v1-fails {missing} --disk-format raw")).expect_failure();
+    assert!(told.contains("nothing is left of it") || told.contains("deleted again"), "{told}");
+    assert!(cloud().named("v1-fails").is_empty());
+    // It is announced with more bytes than come.
+    let told = glancefs(&format!("import v1-cut {}", short_of_bytes())).expect_failure();
+    assert!(told.contains("killed") && told.contains("deleted again"), "{told}");
+    assert!(cloud().named("v1-cut").is_empty());
+    let told = glancefs("import v1-odd nowhere --disk-format raw").expect_failure();
+    assert!(told.contains("no URL"), "{told}");
+}
+
+#[test]
+fn an_address_is_registered_by_v1() {
+    let content = pattern(46, 400_000);
+    let url = cloud().offer("v1-registered.raw", &content);
+    let said = glancefs(&format!("register v1-at-its-place {url}")).expect_success();
+    assert!(said.contains("active"), "{said}");
+    assert_eq!(cloud().only("v1-at-its-place")["size"], 400_000);
+    assert!(mount("").read("v1-at-its-place") == content);
+    let told = glancefs(&format!("register v1-nowhere {url}-no --disk-format raw")).expect_failure();
+    assert!(told.contains("HTTP 404") && told.contains("nothing is left"), "{told}");
+    assert!(cloud().named("v1-nowhere").is_empty());
+}
+
+#[test]
+fn an_image_is_shared_by_v1() {
+    let id = cloud().image("v1-shared.raw", b"shared");
+    let mount = mount("--metadata-ttl 1h");
+    let image = mount.path("v1-shared.raw");
+    let said = glancefs(&format!("members {image} add beta")).expect_success();
+    assert!(said.contains("lists it") && !said.contains("accepts"), "{said}");
+    assert_eq!(glancefs("members v1-shared.raw").expect_success(), "beta  accepted");
+    let members = parse(&glancefs(&format!("members {id} --json")).expect_success());
+    assert_eq!(members, json!([{"member_id": "beta", "status": "accepted"}]));
+    assert_eq!(parse(&mount.xattr("v1-shared.raw", "user.glance.members")), members);
+    let url = format!("{}/v1/images/{id}", cloud().url);
+    glancefs(&format!("members {url} remove beta")).expect_success();
+    assert_eq!(glancefs(&format!("members {id}")).expect_success(), "");
+    let told = glancefs(&format!("members {id} remove beta")).expect_failure();
+    assert!(told.contains("HTTP 404"), "{told}");
+}
+
+#[test]
+fn what_v1_does_not_have_is_refused_in_one_line_before_anything_is_done() {
+    let id = cloud().image("v1-lacks.raw", b"lacks");
+    let file = mount("").beside().path("none");
+    for (line, lack) in [
+        (format!("members {id} accept beta"), "accepting and rejecting"),
+        (format!("members {id} reject beta"), "accepting and rejecting"),
+        (format!("tasks {id}"), "tasks"),
+        (format!("copy {id} --to-store http"), "copies to further stores"),
+        (format!("uncopy {id} --from-store http"), "stores from which data are removed"),
+        (format!("deactivate {id} {id}"), "deactivation of images"),
+        (format!("reactivate {id}"), "deactivation of images"),
+        (format!("import --stage {file}"), "staging area"),
+        ("import v1-stores http://127.0.0.1/x.raw --store http".into(), "import into chosen stores"),
+    ] {
+        let outcome = glancefs(&line);
+        assert_eq!((outcome.code(), outcome.stderr.lines().count()), (Some(1), 1), "{outcome}");
+        assert!(outcome.stderr.contains(&format!("v1 of the Image API has no {lack}")), "{outcome}");
+    }
+    assert_eq!(cloud().record(&id)["status"], "active");
+    assert!(cloud().named("v1-stores").is_empty());
+}
+
+#[test]
 fn a_cloud_of_v1_only_is_mounted_without_being_told() {
     let old = Cloud::new("fake", "--api v1 --set DEFAULT.enable_v2_api=false");
     let mount = old.mount("");
@@ -169,6 +280,11 @@ fn a_cloud_of_v1_only_is_mounted_without_being_told() {
     assert_eq!(mount.names(), ["found.raw"]);
     let other = old.mount("");
     assert!(other.read("found.raw") == bytes);
+    // By commands, too, and one image of it alone.
+    run_with(&format!("{PROGRAM} members found.raw add beta"), &old.variables(None)).expect_success();
+    let only = old.mount_later("");
+    only.try_up_with(":found.raw").expect_success();
+    assert!(only.read("found.raw") == bytes);
     assert!(old.requests("/v2/").is_empty());
     let v2 = old.mount_later("--api-version 2");
     let outcome = v2.try_up();

@@ -110,7 +110,7 @@ fn prefetch_of_what_is_no_image_says_so_and_goes_on() {
     assert!(outcome.stdout.contains("fetch good.raw: 1.0 MiB, verified"), "{outcome}");
     assert!(outcome.stdout.contains("fetch-empty.raw: 0 B, "), "{outcome}");
     assert!(outcome.stdout.ends_with("2 of 8 images in the cache, 6 failed\n"), "{outcome}");
-    assert!(fails!("{GLANCEFS} prefetch").contains("PATH"));
+    assert!(fails!("{GLANCEFS} prefetch").contains("IMAGE"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The projects that an image is shared with, in v1: they need not accept, and may be let share it further.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::{GlanceV1, path};
@@ -47,7 +47,7 @@ impl GlanceV1 {
         self.member(Method::PUT, id, project).await
     }
 
-    /// Ends that.
+    /// Ends that; what is ended already succeeds only after a retry of ours.
     ///
     /// # Errors
     /// `NotFound` when the image is not ours, or not shared with that project.
@@ -59,6 +59,11 @@ impl GlanceV1 {
         let project = utf8_percent_encode(project, NON_ALPHANUMERIC);
         let (path, subject) = (format!("{}/members/{project}", path(id)), subject(id));
         let request = Request::new(Operation::Members, method, &path, &subject);
-        self.glance.exchange(&request).await?.success(&request).map(|_| ())
+        let answer = self.glance.exchange(&request).await?;
+        let ended = request.method == Method::DELETE && answer.status == StatusCode::NOT_FOUND;
+        if ended && answer.repeated {
+            return Ok(());
+        }
+        answer.success(&request).map(drop)
     }
 }

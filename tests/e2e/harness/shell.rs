@@ -29,6 +29,11 @@ impl Outcome {
         self.status.success()
     }
 
+    /// Its exit code; none when a signal ended it.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
     /// Its standard output without the last newline.
     #[track_caller]
     pub fn expect_success(self) -> String {
