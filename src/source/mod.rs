@@ -102,6 +102,8 @@ struct Shared {
     pace: PaceMeter,
     /// No transfer goes on for longer than this without a byte.
     patience: Duration,
+    /// Requests after the first for what came wrong.
+    retries: u32,
     stores: Mutex<HashMap<Box<str>, SourceKind>>,
 }
 
@@ -120,6 +122,7 @@ impl Sources {
             slots,
             pace: PaceMeter::default(),
             patience: http.timeout,
+            retries: http.retries,
             stores: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }

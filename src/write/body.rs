@@ -1,7 +1,7 @@
 //! The body of an upload: the spool file read ahead, hashed as it goes, counted as it is taken.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) struct Body {
     spool: Arc<Spool>,
     size: u64,
     sent: Arc<AtomicU64>,
+    /// Tries of which anything was taken.
+    begun: Arc<AtomicU32>,
     /// One reader per try; only the last can be running.
     readers: Arc<Mutex<Vec<JoinHandle<Option<Digests>>>>>,
 }
@@ -44,7 +46,7 @@ pub(super) struct Body {
 impl Body {
     /// The first `size` bytes of `spool`; `sent` counts how many of the present try were taken.
     pub(super) fn new(spool: Arc<Spool>, size: u64, sent: Arc<AtomicU64>) -> Self {
-        Self { spool, size, sent, readers: Arc::default() }
+        Self { spool, size, sent, begun: Arc::default(), readers: Arc::default() }
     }
 
     /// Starts again from the first byte; call it on the runtime.
@@ -55,12 +57,20 @@ impl Body {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
         let sent = self.sent.clone();
         sent.store(0, Ordering::Relaxed);
+        let begun = self.begun.clone();
         stream::unfold(chunks, |mut chunks| async move { Some((chunks.recv().await?, chunks)) })
             .inspect(move |chunk| {
                 let taken = chunk.as_ref().map_or(0, Bytes::len);
-                sent.fetch_add(taken as u64, Ordering::Relaxed);
+                if sent.fetch_add(taken as u64, Ordering::Relaxed) == 0 {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                }
             })
             .boxed()
+    }
+
+    /// How often the data were begun to be sent.
+    pub(super) fn begun(&self) -> u32 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Waits until no try reads the file any more, at most `patience`; the hashes, if one read all of it.

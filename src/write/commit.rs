@@ -129,6 +129,7 @@ async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: Cancellat
         journal: state.journal.clone(),
         journal_file: draft.journal_file.clone(),
         allowance: Allowance::new(draft.shared.pace.timeout),
+        sends: 0,
     })
 }
 
