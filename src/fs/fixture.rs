@@ -85,7 +85,7 @@ impl Fixture {
         let catalog = Arc::new(Catalog::new(Arc::clone(&dynamic), catalog, None));
         catalog.start().await.unwrap();
         let cache = Cache::open(&cache, tokio::runtime::Handle::current()).unwrap();
-        let uploads = Uploads::open(&spool, http.timeout, dynamic.clone(), cache.clone()).unwrap();
+        let uploads = Uploads::open(&spool, &http, dynamic.clone(), cache.clone()).unwrap();
         let sources = Sources::new(dynamic.clone(), &http);
         let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
         let layers = Layers { service: dynamic, catalog, cache, sources, readers, uploads };

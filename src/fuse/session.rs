@@ -150,7 +150,7 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let saved_at = cache.catalog_file(&list, service.project_id());
     let catalog = Arc::new(Catalog::new(Arc::clone(&service), config.catalog.clone(), Some(saved_at)));
     let sources = Sources::with_direct(service.clone(), &config.http, &config.trust.direct);
-    let uploads = Uploads::open(&config.spool, config.http.timeout, service.clone(), cache.clone())?
+    let uploads = Uploads::open(&config.spool, &config.http, service.clone(), cache.clone())?
         .streaming(config.upload == Upload::Stream);
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
     let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());

@@ -1,8 +1,11 @@
 //! A transfer that survives cuts: the same bytes in order, out of as many requests as it takes.
 //!
 //! A ranged transfer asks again for what has not come, beginning at the next byte. A whole-image
-//! transfer can only begin again at byte 0, so it skips what it has delivered. Both give up when
-//! nothing arrives for the deadline, or after too many requests.
+//! transfer can only begin again at byte 0, so it skips what it has delivered.
+//!
+//! Connections that break and bodies that stall are followed by another request, with growing pauses, until nothing
+//! new has come for `--timeout`; bodies that are wrong (too short, too long, of another range) by `--retries` more.
+//! That a request was not answered is final: the client below has asked all servers for as long and as often already.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,16 +30,14 @@ pub(super) enum Plan {
     Whole,
 }
 
-/// Requests in a row that brought nothing new before a transfer fails. Starting a request has its own
-/// retries over all servers below, so this is about bodies that break at once.
-const FRUITLESS_REQUESTS: u32 = 4;
-/// Requests for one range, counting those that brought something: a server that cuts every few bytes
-/// must not be asked for ever.
-const RANGE_REQUESTS: u32 = 32;
-/// Requests for a whole image. Each begins at byte 0 again, so few are worth their cost.
-const WHOLE_REQUESTS: u32 = 5;
-/// The wait before a request that follows a fruitless one; doubled each time.
+/// Bodies of one range that brought something and broke: a server that cuts every few bytes must not be asked for
+/// ever.
+const RANGE_BODIES: u32 = 32;
+/// The same of a whole image. Each begins at byte 0 again, so few are worth their cost.
+const WHOLE_BODIES: u32 = 5;
+/// The wait before a request that follows a fruitless one; doubled each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The state of one transfer.
 pub(super) struct Body {
@@ -51,8 +52,11 @@ pub(super) struct Body {
     rest: ByteRange,
     /// The body being read, and the offset of the next byte that it gives.
     current: Option<(u64, BoxStream<'static, Result<Bytes>>)>,
-    requests: u32,
+    /// Bodies that brought something and broke.
+    bodies: u32,
+    /// Failures since bytes came that were not there before, and how many of them were wrong bodies.
     fruitless: u32,
+    wrong: u32,
     last_byte: Instant,
     /// When the first chunk of the current body came, and the bytes after it.
     running: Option<(Instant, u64)>,
@@ -80,8 +84,9 @@ impl Body {
             _slot: slot,
             rest,
             current: None,
-            requests: 0,
+            bodies: 0,
             fruitless: 0,
+            wrong: 0,
             last_byte: Instant::now(),
             running: None,
         }
@@ -104,7 +109,6 @@ impl Body {
 
     /// Asks for what is missing, in one request.
     async fn request(&mut self) -> Result<()> {
-        self.requests += 1;
         let asked = match self.plan {
             Plan::Range(_) => Some(self.rest),
             Plan::Whole => None,
@@ -156,6 +160,7 @@ impl Body {
                 },
                 None => match self.request().await {
                     Ok(()) => continue,
+                    Err(error) if error.kind().is_transient() => return Err(self.told(error)),
                     Err(error) => error,
                 },
             };
@@ -185,31 +190,41 @@ impl Body {
             return None;
         }
         self.rest.start += fresh.len() as u64;
-        self.fruitless = 0;
+        (self.fruitless, self.wrong) = (0, 0);
         Some(fresh)
     }
 
     /// Decides whether `failure` is worth another request, and waits a little before it.
     async fn recover(&mut self, failure: Error) -> Result<()> {
-        self.fruitless += 1;
-        let allowed = match self.plan {
-            Plan::Range(_) => RANGE_REQUESTS,
-            Plan::Whole => WHOLE_REQUESTS,
+        let bodies = match self.plan {
+            Plan::Range(_) => RANGE_BODIES,
+            Plan::Whole => WHOLE_BODIES,
         };
-        let curable = failure.kind().is_transient() || failure.kind() == Kind::Integrity;
-        let over = self.fruitless >= FRUITLESS_REQUESTS
-            || self.requests >= allowed
-            || self.last_byte.elapsed() > self.shared.patience;
-        if failure.kind() == Kind::NotFound {
-            return Err(failure.with_kind(Kind::Stale));
-        }
-        if !curable || over {
-            return Err(failure.context(format!("bytes {} of image {}", self.rest, self.id)));
+        self.bodies += u32::from(self.running.take().is_some());
+        self.fruitless += 1;
+        let over = match failure.kind() {
+            Kind::NotFound => return Err(failure.with_kind(Kind::Stale)),
+            Kind::Unreachable | Kind::TimedOut => false,
+            Kind::Integrity | Kind::ServerError => {
+                self.wrong += 1;
+                self.wrong > self.shared.retries
+            }
+            _ => true,
+        };
+        // A body that brought something is gone on with at once.
+        let pause = match self.fruitless {
+            0 | 1 => Duration::ZERO,
+            more => (FIRST_PAUSE * 2u32.pow(more.min(7))).min(LONGEST_PAUSE),
+        };
+        if over || self.bodies >= bodies || self.last_byte.elapsed() + pause > self.shared.patience {
+            return Err(self.told(failure));
         }
         tracing::debug!(image = %self.id, rest = %self.rest, %failure, "resuming a cut transfer");
-        if self.fruitless > 1 {
-            tokio::time::sleep(FIRST_PAUSE * 2u32.pow(self.fruitless.min(5))).await;
-        }
+        tokio::time::sleep(pause).await;
         Ok(())
+    }
+
+    fn told(&self, failure: Error) -> Error {
+        failure.context(format!("bytes {} of image {}", self.rest, self.id))
     }
 }

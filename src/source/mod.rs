@@ -108,6 +108,8 @@ struct Shared {
     pace: PaceMeter,
     /// No transfer goes on for longer than this without a byte.
     patience: Duration,
+    /// Requests after the first for what came wrong.
+    retries: u32,
     stores: Mutex<HashMap<Box<str>, SourceKind>>,
     direct: Option<Arc<Direct>>,
 }
@@ -134,6 +136,7 @@ impl Sources {
             slots,
             pace: PaceMeter::default(),
             patience: http.timeout,
+            retries: http.retries,
             stores: Mutex::default(),
             direct,
         };

@@ -73,12 +73,43 @@ async fn another_range_than_asked_is_an_integrity_error() {
 }
 
 #[tokio::test]
-async fn bodies_that_always_break_at_once_end_in_an_error() {
-    let downloads = FakeDownloads::new([Some(Fault::Short(0)); 40]);
-    let source = sources(&downloads).of(&image(None));
-    let error = collect(&*source, ByteRange::new(0, 4500)).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Integrity);
-    assert_eq!(asked(&downloads).len(), 4);
+async fn bodies_that_always_come_wrong_are_asked_for_as_often_as_retries_say() {
+    for (retries, requests) in [(0, 1), (3, 4), (5, 6)] {
+        let downloads = FakeDownloads::new([Some(Fault::Short(0)); 40]);
+        let patient = HttpConfig { retries, timeout: Duration::from_secs(60), ..http() };
+        let source = Sources::new(Arc::new(downloads.clone()), &patient).of(&image(None));
+        let error = collect(&*source, ByteRange::new(0, 4500)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Integrity);
+        assert_eq!(asked(&downloads).len(), requests);
+    }
+}
+
+#[tokio::test]
+async fn connections_that_break_at_once_are_followed_by_others_until_the_timeout_whatever_retries_say() {
+    // The pauses before them are 0, 0.2, 0.4, 0.8, 1.6 s.
+    let breaks = |many: usize| FakeDownloads::new(vec![Some(Fault::Cut(0, Kind::Unreachable)); many]);
+    let within = |seconds| HttpConfig { retries: 0, timeout: Duration::from_secs(seconds), ..http() };
+    let range = ByteRange::new(0, 4500);
+    let downloads = breaks(5);
+    let source = Sources::new(Arc::new(downloads.clone()), &within(60)).of(&image(None));
+    assert_eq!(collect(&*source, range).await.unwrap().1, pattern(7, range));
+    assert_eq!(asked(&downloads).len(), 6);
+
+    let downloads = breaks(100);
+    let source = Sources::new(Arc::new(downloads.clone()), &within(2)).of(&image(None));
+    assert_eq!(collect(&*source, range).await.unwrap_err().kind(), Kind::Unreachable);
+    assert!((2..=5).contains(&asked(&downloads).len()), "{:?}", asked(&downloads));
+}
+
+#[tokio::test]
+async fn a_request_that_the_client_below_gave_up_is_not_made_again() {
+    for kind in [Kind::Unreachable, Kind::TimedOut, Kind::ServerError] {
+        let downloads =
+            FakeDownloads::new([Some(Fault::Cut(10, Kind::Unreachable)), Some(Fault::Refused(kind))]);
+        let source = sources(&downloads).of(&image(None));
+        let error = collect(&*source, ByteRange::new(0, 4500)).await.unwrap_err();
+        assert_eq!((error.kind(), asked(&downloads).len()), (kind, 2));
+    }
 }
 
 #[tokio::test]

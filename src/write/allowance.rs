@@ -8,7 +8,7 @@
 //! - After the last byte the store may have to join parts or to flatten them: 10 minutes (or T when
 //!   that is longer), but only while the server keeps the connection. When it breaks, T is left to
 //!   find out by the record whether the data arrived.
-//! - Data whose connection broke are sent again, three times at most.
+//! - Data whose connection broke are sent again, `--retries` times at most.
 //!
 //! A server that refuses connections so ends an upload after the tries of one request, in seconds
 //! and at the most T; one that is silent in 2 T.

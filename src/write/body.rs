@@ -1,7 +1,7 @@
 //! The body of an upload: the spool file read ahead, hashed as it goes, counted as it is taken.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub(super) struct Body {
     spool: Arc<Spool>,
     size: u64,
     sent: Arc<AtomicU64>,
+    /// Tries of which anything was taken.
+    begun: Arc<AtomicU32>,
     /// Only the last can be running.
     tries: Arc<Mutex<Vec<Try>>>,
 }
@@ -54,7 +56,7 @@ type Chunks = Arc<Mutex<Option<mpsc::Receiver<io::Result<Bytes>>>>>;
 impl Body {
     /// The first `size` bytes of `spool`; `sent` counts how many of the present try were taken.
     pub(super) fn new(spool: Arc<Spool>, size: u64, sent: Arc<AtomicU64>) -> Self {
-        Self { spool, size, sent, tries: Arc::default() }
+        Self { spool, size, sent, begun: Arc::default(), tries: Arc::default() }
     }
 
     /// Starts again from the first byte; call it on the runtime.
@@ -67,6 +69,7 @@ impl Body {
         self.tries.lock().unwrap_or_else(PoisonError::into_inner).push(these);
         let sent = self.sent.clone();
         sent.store(0, Ordering::Relaxed);
+        let begun = self.begun.clone();
         let next = move |cx: &mut Context<'_>| match chunks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -78,9 +81,16 @@ impl Body {
         stream::poll_fn(next)
             .inspect(move |chunk| {
                 let taken = chunk.as_ref().map_or(0, Bytes::len);
-                sent.fetch_add(taken as u64, Ordering::Relaxed);
+                if sent.fetch_add(taken as u64, Ordering::Relaxed) == 0 {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                }
             })
             .boxed()
+    }
+
+    /// How often the data were begun to be sent.
+    pub(super) fn begun(&self) -> u32 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Ends what still reads the file and waits for it, at most `patience`; the hashes, if a try read all of it.

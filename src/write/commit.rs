@@ -134,6 +134,7 @@ async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: Cancellat
         journal_file: draft.journal_file.clone(),
         allowance: Allowance::new(draft.shared.pace.timeout),
         streamed: false,
+        sends: 0,
     })
 }
 

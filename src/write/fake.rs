@@ -30,6 +30,8 @@ pub(super) enum Fault {
     RefuseCreate(Kind),
     /// POST works, the answer is lost.
     LoseCreated,
+    /// PUT begins to take the data so often, each time in vain, then fails; the record is `queued` again.
+    BreakBodies(u32),
     /// PUT takes this many bytes, then fails; the record is `queued` again.
     BreakBody(u64, Kind),
     /// PUT takes the whole body, then fails; a 415 keeps the checksum of what was refused.
@@ -119,7 +121,13 @@ impl FakeGlance {
     }
 
     pub(super) fn uploads_with(&self, dir: &Path, size: Option<u64>) -> Uploads {
-        let pace = Pace { retry: Duration::from_millis(1), poll: Duration::from_millis(1), timeout: TIMEOUT };
+        self.uploads_of(dir, size, 3)
+    }
+
+    /// The same, with `--retries`.
+    pub(super) fn uploads_of(&self, dir: &Path, size: Option<u64>, retries: u32) -> Uploads {
+        let moment = Duration::from_millis(1);
+        let pace = Pace { retry: moment, retries, poll: moment, timeout: TIMEOUT };
         let keep_failed = Duration::from_secs(7 * 24 * 3600);
         let config = SpoolConfig { dir: dir.to_owned(), size, keep_failed };
         Uploads::with(&config, Arc::new(self.clone()), Arc::new(self.clone()), pace).unwrap()
@@ -165,6 +173,12 @@ impl FakeGlance {
         }
         if let Some(Fault::Die) = fault {
             self.state().silent = true;
+            return fail(Kind::Unreachable);
+        }
+        if let Some(Fault::BreakBodies(tries)) = fault {
+            for _ in 0..tries {
+                let _ = open().next().await;
+            }
             return fail(Kind::Unreachable);
         }
         let mut body = open();

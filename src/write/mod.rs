@@ -50,7 +50,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
-use crate::config::SpoolConfig;
+use crate::config::{HttpConfig, SpoolConfig};
 use crate::error::Result;
 use crate::glance::{Image, Records};
 use crate::units::ImageId;
@@ -127,17 +127,17 @@ impl Uploads {
     /// Opens or creates the spool folder (0700; tightened when ours, refused when not).
     ///
     /// Blocks on the disk: drafts of dead processes that never had a byte are removed here.
-    /// `timeout` (of the HTTP client) bounds how long an upload waits for a server that does nothing.
+    /// `http` says how long an upload waits for a server that does nothing, and how often data are sent again.
     ///
     /// # Errors
     /// `Config` when the folder belongs to another user or is used for other things, `Io`.
     pub fn open(
         config: &SpoolConfig,
-        timeout: Duration,
+        http: &HttpConfig,
         records: Arc<dyn Records>,
         cache: Cache,
     ) -> Result<Self> {
-        Self::with(config, records, Arc::new(cache), Pace::with_timeout(timeout))
+        Self::with(config, records, Arc::new(cache), Pace::of(http))
     }
 
     fn with(

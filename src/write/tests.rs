@@ -270,13 +270,25 @@ async fn a_broken_transfer_into_a_reservation_is_tried_again_on_its_id() {
 }
 
 #[tokio::test]
-async fn tries_are_bounded() {
-    let rig = rig();
-    rig.glance.will(&[Fault::BreakBody(0, Kind::Unreachable); 9]);
-    let draft = rig.draft(b"data");
-    assert_eq!(draft.commit().await.unwrap_err().kind(), Kind::Unreachable);
-    assert_eq!(rig.requests("PUT"), 3);
-    assert!(rig.glance.state().images.is_empty());
+async fn data_are_sent_again_as_often_as_retries_say() {
+    for (retries, sent) in [(0, 1), (1, 2), (3, 4)] {
+        let mut rig = rig();
+        rig.uploads = rig.glance.uploads_of(rig.dir.path(), None, retries);
+        rig.glance.will(&[Fault::BreakBody(0, Kind::Unreachable); 9]);
+        let draft = rig.draft(b"data");
+        assert_eq!(draft.commit().await.unwrap_err().kind(), Kind::Unreachable);
+        assert_eq!(rig.requests("PUT"), sent);
+        assert!(rig.glance.state().images.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn how_often_the_client_below_has_sent_the_data_counts() {
+    let mut rig = rig();
+    rig.uploads = rig.glance.uploads_of(rig.dir.path(), None, 2);
+    rig.glance.will(&[Fault::BreakBodies(3), Fault::BreakBodies(3)]);
+    assert_eq!(rig.draft(b"data").commit().await.unwrap_err().kind(), Kind::Unreachable);
+    assert_eq!((rig.requests("POST"), rig.requests("PUT")), (1, 1), "three times in one request");
 }
 
 #[tokio::test]
@@ -481,8 +493,13 @@ async fn unmount_does_not_wait_for_a_silent_server() {
     let mut rig = rig();
     let spool = SpoolConfig { dir: rig.dir.path().into(), size: None, keep_failed: Duration::MAX };
     let glance = Arc::new(rig.glance.clone());
-    rig.uploads =
-        Uploads::with(&spool, glance.clone(), glance, Pace::with_timeout(Duration::from_secs(60))).unwrap();
+    rig.uploads = Uploads::with(
+        &spool,
+        glance.clone(),
+        glance,
+        Pace { timeout: Duration::from_secs(60), ..Pace::of(&crate::source::fake::http()) },
+    )
+    .unwrap();
     rig.glance.state().silent = true;
     let draft = rig.draft(b"data");
     let _committing = tokio::spawn(async move { draft.commit().await });

@@ -25,14 +25,14 @@ use super::draft::stopped;
 use super::journal::{Durability, Journal, JournalFile, Record, Step};
 use super::spool::Spool;
 use crate::blocking::blocking;
+use crate::config::HttpConfig;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Content, sniff};
 use crate::glance::{Change, Image, NewImage, Placement, Status};
 use crate::units::ImageId;
 
-/// Tries in all. The client below retries requests by itself; these are for a record that a failed
-/// transfer made useless.
-const TRIES: u32 = 3;
+/// The pauses between tries grow up to that before this one: five seconds, as the client's below.
+const LAST_OF_GROWING_PAUSES: u32 = 5;
 
 /// Records that could not be deleted are remembered up to this number, to be deleted later.
 const MAX_STRAYS: usize = 16;
@@ -40,8 +40,11 @@ const MAX_STRAYS: usize = 16;
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// Before the second try; twice that before the third.
+    /// Before the second try; twice that before the third, and so on.
     pub(super) retry: Duration,
+    /// How often data may be sent after the first time (`--retries`). The client below sends them again where the
+    /// record still takes them, which counts; the tries here are for a record that a failed transfer made useless.
+    pub(super) retries: u32,
     /// Between looks at an image that is not active yet.
     pub(super) poll: Duration,
     /// T of the rule in `allowance.rs`.
@@ -50,8 +53,9 @@ pub(super) struct Pace {
 
 impl Pace {
     /// The usual one.
-    pub(super) fn with_timeout(timeout: Duration) -> Self {
-        Self { retry: Duration::from_secs(1), poll: Duration::from_millis(500), timeout }
+    pub(super) fn of(http: &HttpConfig) -> Self {
+        let HttpConfig { timeout, retries, .. } = *http;
+        Self { retry: Duration::from_secs(1), retries, poll: Duration::from_millis(500), timeout }
     }
 }
 
@@ -72,6 +76,8 @@ pub(super) struct Upload {
     pub(super) allowance: Allowance,
     /// The bytes were not in the spool, and are nowhere any more.
     pub(super) streamed: bool,
+    /// How often the data were begun to be sent.
+    pub(super) sends: u32,
 }
 
 impl Upload {
@@ -91,11 +97,14 @@ impl Upload {
             let broken = matches!(self.journal.step, Step::Uploading | Step::Verifying)
                 && matches!(error.kind(), Kind::Unreachable | Kind::ServerError);
             self.withdraw().await;
-            if !broken || tries == TRIES {
+            if !broken || self.sends.max(tries) > self.shared.pace.retries {
                 return Err(error);
             }
             tracing::warn!(name = ?self.journal.name, %error, tries, "an upload failed and is tried again");
-            match self.unless_cancelled(self.pause(self.shared.pace.retry * tries)).await {
+            match self
+                .unless_cancelled(self.pause(self.shared.pace.retry * tries.min(LAST_OF_GROWING_PAUSES)))
+                .await
+            {
                 Ok(()) => {}
                 // No time is left for another try: what ended this one is the reason.
                 Err(late) if late.kind() == Kind::TimedOut => return Err(error),
@@ -143,6 +152,7 @@ impl Upload {
         };
         let sending = self.shared.records.upload_to(&self.journal.image, self.size, &placement, &open);
         let outcome = self.unless_cancelled(sending).await;
+        self.sends += body.begun();
         let digests = body.finish(self.shared.pace.timeout).await;
         match outcome {
             Ok(()) => {

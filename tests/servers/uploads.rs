@@ -39,7 +39,7 @@ async fn rig() -> Rig {
     let cache = Cache::open(&cache, Handle::current()).unwrap();
     let spool =
         SpoolConfig { dir: dir.path().join("spool"), size: None, keep_failed: Duration::from_secs(3600) };
-    let uploads = Uploads::open(&spool, http().timeout, glance.clone(), cache.clone()).unwrap();
+    let uploads = Uploads::open(&spool, &http(), glance.clone(), cache.clone()).unwrap();
     Rig { glance, cache, uploads, dir }
 }
 
@@ -233,7 +233,7 @@ async fn a_server_that_refuses_connections_ends_an_upload_within_the_timeout() {
     let glance = client_of(&endpoint, None).await;
     let spool =
         SpoolConfig { dir: rig.dir.path().join("spool"), size: None, keep_failed: Duration::from_secs(3600) };
-    rig.uploads = Uploads::open(&spool, http().timeout, Arc::new(glance), rig.cache.clone()).unwrap();
+    rig.uploads = Uploads::open(&spool, &http(), Arc::new(glance), rig.cache.clone()).unwrap();
     let begun = Instant::now();
     let error = rig.draft(intent("new"), b"data").commit().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable, "{error}");

@@ -446,7 +446,7 @@ async fn uploads(service: Arc<dyn ImageService>) -> (Uploads, tempfile::TempDir)
     let cache = Cache::open(&cache, Handle::current()).unwrap();
     let spool =
         SpoolConfig { dir: dir.path().join("spool"), size: None, keep_failed: Duration::from_secs(3600) };
-    (Uploads::open(&spool, http().timeout, service, cache).unwrap(), dir)
+    (Uploads::open(&spool, &http(), service, cache).unwrap(), dir)
 }
 
 #[tokio::test(flavor = "multi_thread")]
