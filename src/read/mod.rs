@@ -83,8 +83,13 @@ impl Reader {
     }
 
     fn plan(&self, range: ByteRange, found: Found) -> Plan {
+        let mut found = found;
         if let Some(recorder) = &self.recorder {
             recorder.note(range);
+            if recorder.expects(range) {
+                // Not here yet, but as good as on its way: what lies around it is not worth a guess.
+                found = Found::OnItsWay;
+            }
         }
         let pace = self.image.pace();
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner).on_read(range, found, pace)

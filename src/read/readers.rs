@@ -1,9 +1,9 @@
 //! Opens readers, watches the first of an image for its boot profile, and fetches ahead by one that is known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use crate::blocking::blocking;
 use crate::cache::{CachedImage, Digest, Key};
 use crate::error::{Error, Kind, Result};
-use crate::units::{BlockRange, ByteRange};
+use crate::units::{BlockIndex, BlockRange, ByteRange};
 
 use super::Reader;
 use super::profile::{Profile, Recording, Store, digest_text, requests};
@@ -45,6 +45,8 @@ pub(super) struct Recorder {
     ended: AtomicBool,
     /// A leaf lock, held for arithmetic only.
     recording: Mutex<Recording>,
+    /// The blocks of the profile that is being fetched.
+    expected: OnceLock<HashSet<BlockIndex>>,
     fetching: Mutex<Option<AbortHandle>>,
 }
 
@@ -74,6 +76,7 @@ impl Readers {
             until: Instant::now() + WATCHED,
             ended: AtomicBool::new(false),
             recording: Mutex::new(Recording::new(digest.clone(), size)),
+            expected: OnceLock::new(),
             fetching: Mutex::default(),
         });
         watched.insert(image.cache_key(), Arc::downgrade(&recorder));
@@ -141,7 +144,10 @@ async fn fetch_ahead(
     }
     let Some(profile) = profile.await else { return };
     match recorder.upgrade() {
-        Some(recorder) => recorder.recording().continue_from(&profile),
+        Some(recorder) => {
+            recorder.recording().continue_from(&profile);
+            recorder.expected.get_or_init(|| profile.blocks().collect());
+        }
         None => return,
     }
     tracing::debug!(image = %image.cache_key(), blocks = profile.blocks().count(), "fetching by its boot profile");
@@ -164,6 +170,13 @@ async fn fetch_ahead(
 impl Recorder {
     fn recording(&self) -> MutexGuard<'_, Recording> {
         self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of `range` is in the profile, which is being fetched.
+    pub(super) fn expects(&self, range: ByteRange) -> bool {
+        self.expected
+            .get()
+            .is_some_and(|expected| range.blocks().iter().all(|block| expected.contains(&block)))
     }
 
     /// `range` is read.

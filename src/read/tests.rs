@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use crate::cache::tests::fake::FakeSource;
 use crate::cache::{Cache, ContentIdentity, Digest};
 use crate::config::CacheConfig;
+use crate::source::Pace;
 use crate::source::fake::pattern;
 
 use super::*;
@@ -109,4 +110,38 @@ async fn reading_again_what_is_cached_fetches_nothing() {
         assert_eq!(read(&reader, cached).await, pattern(1, cached));
     }
     assert_eq!(source.asked(), [cached]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_whose_profile_is_known_fetches_that_and_nothing_around_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&config(dir.path()), Handle::current()).unwrap();
+    let size = 64 * MIB;
+    let source = FakeSource::new(1, size);
+    // A server at some distance, for which a single read takes its neighbourhood along.
+    source.set(|behaviour| {
+        behaviour.delay = Duration::from_millis(20);
+        behaviour.pace = Pace { first_byte: Duration::from_millis(20), bandwidth: 125_000_000 };
+    });
+    let digest = Digest::Multi { algorithm: "sha512".into(), value: "ab".into() };
+    let identity = ContentIdentity { digest: digest.clone(), ..unhashed(1, size) };
+    let readers = Readers::new(dir.path().join("profiles"), Handle::current());
+    let runs: Vec<String> = (0..40u64).map(|at| format!("[{},1]", at * 37 % 64 * 16)).collect();
+    let text = format!(
+        "{{\"glancefs_profile\":1,\"digest\":\"sha512:ab\",\"size\":{size},\"block_size\":65536,\"runs\":[{}]}}",
+        runs.join(",")
+    );
+    readers.keep_profile(&digest, size, text.into_bytes()).await.unwrap();
+    let reader =
+        readers.open(cache.image(&identity, source.clone()), size, Box::pin(std::future::ready(None)));
+    // The profile has been found once its first block is asked for.
+    while source.asked().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for at in (0..40u64).rev() {
+        let range = ByteRange::at(at * 37 % 64 * MIB, 4096);
+        assert_eq!(read(&reader, range).await, pattern(1, range));
+    }
+    let longest = source.asked().iter().map(|range| range.len()).max();
+    assert_eq!(longest, Some(65536), "{:?}", source.asked());
 }
