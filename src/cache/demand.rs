@@ -164,10 +164,6 @@ impl CachedImage {
         wanted: BlockRange,
         fetch: BlockRange,
     ) -> Option<Vec<Option<Bytes>>> {
-        if disk.lacks(wanted, fetch) {
-            // Two switches between threads would be a tenth of a cold random read on a fast network.
-            return Some(vec![None; wanted.len() as usize]);
-        }
         let disk = Arc::clone(disk);
         let read = self.core().on_disk_thread(move || {
             let mut damaged = 0;

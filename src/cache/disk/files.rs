@@ -190,26 +190,13 @@ impl Files {
 
     /// Looks into the index again: other processes fill and evict as well.
     pub(crate) fn refresh(&self, blocks: BlockRange) -> io::Result<()> {
-        self.look(blocks, |buffer, offset| read_or_zeros(&self.index, buffer, offset))
-    }
-
-    /// The same if the page cache has the index. Never waits. `None`: it cannot tell at once.
-    pub(crate) fn refresh_now(&self, blocks: BlockRange) -> Option<()> {
-        let read = |buffer: &mut [u8], offset| {
-            let read = read_vectored(&self.index, &mut [IoSliceMut::new(buffer)], offset, Wait::Never);
-            read.ok_or_else(|| io::ErrorKind::WouldBlock.into())
-        };
-        self.look(blocks, read).ok()
-    }
-
-    fn look(&self, blocks: BlockRange, read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<()> {
         let mut raw = vec![0; SCAN_BYTES.min((blocks.len() * ENTRY_LEN) as usize)];
         let mut at = blocks.start;
         while at < blocks.end {
             let count = (blocks.end.0 - at.0).min(raw.len() as u64 / ENTRY_LEN);
             let piece = &mut raw[..(count * ENTRY_LEN) as usize];
             let look = self.present.look();
-            read(piece, entry_offset(at))?;
+            read_or_zeros(&self.index, piece, entry_offset(at))?;
             self.present.saw(look, at, Entry::decode_all(piece).map(|entry| entry.is_some()));
             at = BlockIndex(at.0 + count);
         }

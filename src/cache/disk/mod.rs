@@ -165,18 +165,6 @@ impl DiskImage {
         out
     }
 
-    /// None of `wanted` is here, and nobody has brought it meanwhile; what others did to `blocks` is known now
-    /// as well. Never waits. False: it is otherwise, or cannot be told at once.
-    pub(super) fn lacks(&self, wanted: BlockRange, blocks: BlockRange) -> bool {
-        let absent = || !wanted.iter().any(|block| self.has(block));
-        self.own().is_some()
-            && absent()
-            && self
-                .tiers()
-                .all(|files| files.refresh_now(wanted).is_some() && files.refresh_now(blocks).is_some())
-            && absent()
-    }
-
     /// Looks into the index again, for what other mounts did.
     pub(super) fn refresh(&self, blocks: BlockRange) {
         self.tiers().for_each(|files| {
