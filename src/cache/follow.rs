@@ -23,6 +23,8 @@ use super::verify::Hasher;
 const SLICE: u64 = 4;
 /// Slices until another image has its turn.
 const TURN: u32 = 64;
+/// The lowest priority.
+const NICE: i32 = 19;
 /// Images that may wait for their turn. One that finds no place is offered again with its next block.
 const QUEUE: usize = 64;
 
@@ -65,14 +67,12 @@ fn work(waiting: &Receiver<Weak<CachedImage>>) {
     }
 }
 
-/// Makes the calling thread run when nothing else wants its core: a hash that is late costs the last read
-/// a moment, a core taken costs all of them. (With the lowest nice value a cold read of 1 GiB took 8 % longer:
-/// a thread that wakes up did not always displace this one at once.)
+/// Gives the calling thread the lowest priority: a hash that is late costs the last read a moment, a core taken
+/// costs all of them. (With SCHED_IDLE a cold read of 1 GiB took 8 % less time, but on a host whose cores were
+/// all taken verifications waited for seconds.)
 fn yield_to_all_others() {
-    let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the pointer is to a whole sched_param on our stack, which the call only reads. 0 is this thread.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } != 0 {
-        let error = std::io::Error::last_os_error();
+    // Of this thread only: that is what Linux means by process 0 here.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(%error, "the priority of hashing stays as it is");
     }
 }

@@ -22,7 +22,7 @@ fn ordinary_tools_choose_and_sort_images() {
     assert_eq!(sh!("ls -t {mount} | head -n 1"), "large.raw");
     assert_eq!(sh!("ls -r {mount} | head -n 2 | tail -n 1"), "middle:1.iso");
     assert_eq!(sh!("find {mount} -type f -size +4 -printf %f"), "large.raw");
-    assert_eq!(sh!("find {mount} -type f -newer {mount}/small.raw -printf %f"), "large.raw");
+    assert_eq!(sh!("find {mount} -type f -newer '{mount}/middle:1.iso' -printf %f"), "large.raw");
     // By attributes and properties, one at a time and several.
     let having = |condition: &str| {
         sh!("cd {mount}/.glancefs/images && jq -r 'select({condition}) | .name' *.json | sort | xargs")

@@ -51,7 +51,7 @@ fn control_folders_answer_but_are_not_listed() {
     let mount = cloud.mount("");
     assert!(!mount.names().iter().any(|name| name == ".by-id" || name == ".glancefs"));
     assert!(sh!("ls {mount}/.by-id").lines().any(|line| line == id));
-    assert_eq!(sh!("ls {mount}/.glancefs"), "errors\nimages\nmetrics\nstatus\nstatus.json");
+    assert_eq!(sh!("ls {mount}/.glancefs"), "errors\nimages\nmetrics\nstatus\nstatus.json\nuploads.json");
     assert!(sh!("cat {mount}/.glancefs/status").contains("images: "));
     sh!("cat {mount}/.glancefs/errors");
     // Whole lines, also at the end, of the text format of Prometheus.

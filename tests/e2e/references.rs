@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::harness::{Cloud, Mount, Outcome, PROGRAM, eventually, fails, leave_out, pattern, run_with, sh};
+use crate::harness::{
+    Cloud, Mount, Outcome, PROGRAM, eventually, fails, leave_out, pattern, run_with, sh, umount,
+};
 
 /// `glancefs LINE` as this user of the cloud.
 #[track_caller]
@@ -140,7 +142,7 @@ fn the_saved_list_of_a_cloud_is_not_that_of_one_image() {
     let options = format!("--cache-dir {0}/cache --spool-dir {0}/spool-one", mount.beside());
     run_with(&format!("{PROGRAM} mount {options} :{first} {one}"), &cloud.variables(None)).expect_success();
     let listed = sh!("ls {one}");
-    sh!("{PROGRAM} umount {one}");
+    umount(&one);
     assert_eq!(listed, "first.raw");
     cloud.stop("glance");
     mount.up();
@@ -149,7 +151,7 @@ fn the_saved_list_of_a_cloud_is_not_that_of_one_image() {
     let line = format!("{PROGRAM} mount {options} --allow-stale :{first} {one}");
     run_with(&line, &cloud.variables(None)).expect_success();
     let listed = sh!("ls {one}");
-    sh!("{PROGRAM} umount {one}");
+    umount(&one);
     assert_eq!(listed, "first.raw");
 }
 
@@ -209,7 +211,8 @@ fn an_image_of_a_mount_is_named_by_id_name_address_or_path() {
 
 #[test]
 fn what_a_mount_does_not_have_is_told_and_the_others_are_done() {
-    let cloud = Cloud::open();
+    // Nobody else's: other tests have images of strange names.
+    let cloud = Cloud::new("none", "");
     let id = cloud.image("beside.raw", &pattern(313, 100_000));
     let ids = [cloud.image("doubled.raw", b"first"), cloud.image("doubled.raw", b"second")];
     let mount = cloud.mount("");
@@ -251,7 +254,7 @@ fn the_only_mount_of_the_user_is_found() {
         leave_out!("becoming another user needs root");
     }
     let cloud = Cloud::open();
-    let id = cloud.image("alone.raw", &pattern(314, 100_000));
+    let id = cloud.image("alone-on-mount.raw", &pattern(314, 100_000));
     // A user with no other mounts: other people's stay out of it.
     let user = 100_000_000 + std::process::id();
     let mounts = [cloud.mount_later("--allow-other"), cloud.mount_later("--allow-other")];
@@ -274,17 +277,17 @@ fn the_only_mount_of_the_user_is_found() {
         )
     };
     up(&mounts[0]);
-    for image in ["alone.raw", &id, &format!("{}/v2/images/{id}", cloud.url)] {
+    for image in ["alone-on-mount.raw", &id, &format!("{}/v2/images/{id}", cloud.url)] {
         let said = user_types(&format!("prefetch {image}")).expect_success();
         assert!(said.starts_with(&mounts[0].to_string()) && said.contains("verified (sha512)"), "{said}");
     }
     up(&mounts[1]);
-    let told = user_types("prefetch alone.raw").expect_failure();
+    let told = user_types("prefetch alone-on-mount.raw").expect_failure();
     assert!(told.contains("several mounts") && told.contains("--mount"), "{told}");
     // Paths, and images of a mount that is named, need no guess.
-    user_types(&format!("prefetch {}/alone.raw", mounts[1])).expect_success();
-    user_types(&format!("prefetch alone.raw --mount {}", mounts[1])).expect_success();
+    user_types(&format!("prefetch {}/alone-on-mount.raw", mounts[1])).expect_success();
+    user_types(&format!("prefetch alone-on-mount.raw --mount {}", mounts[1])).expect_success();
     mounts.iter().for_each(Mount::down);
-    let told = user_types("profile export alone.raw").expect_failure();
+    let told = user_types("profile export alone-on-mount.raw").expect_failure();
     assert!(told.contains("no glancefs mount here"), "{told}");
 }

@@ -26,8 +26,8 @@ fn many_images_are_listed_and_followed(count: usize) {
 
     let before = cloud.requests("GET").len();
     mount.up();
-    // The last page is full, which only an empty one after it tells; and the schema is asked for.
-    assert_eq!(cloud.requests("GET").len() - before, count / 500 + 2);
+    // The last page is full, which only an empty one after it tells; and versions and schema are asked for.
+    assert_eq!(cloud.requests("GET").len() - before, count / 500 + 3);
     let names: Vec<_> = (1..=count).map(|number| format!("image-{number:06}")).collect();
     assert_eq!(mount.names(), names);
     assert_eq!(sh!("ls -l {mount} | grep -c image-"), count.to_string());

@@ -96,8 +96,8 @@ fn what_a_killed_writer_left_is_uploaded_under_another_name_or_thrown_away() {
     let mount = cloud.mount("");
     let from = source(&mount, 102, 300_000);
     let id = killed(&mount, &from, "left.raw");
-    sh!("cp {from} {mount}/taken.raw");
-    let said = fails!("{PROGRAM} uploads retry {id} --as taken.raw");
+    sh!("cp {from} {mount}/taken-before.raw");
+    let said = fails!("{PROGRAM} uploads retry {id} --as taken-before.raw");
     assert!(said.contains("--as NAME"), "an image of a name is not doubled: {said}");
     assert!(fails!("{PROGRAM} uploads retry {id} --as .glancefs/x").contains(&id));
     sh!("{PROGRAM} uploads retry --as found.raw {id}");

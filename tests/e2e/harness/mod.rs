@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub use cloud::Cloud;
 pub use content::{epoch, json, pattern};
 pub use gate::Gate;
-pub use mount::Mount;
+pub use mount::{Mount, umount};
 pub use run::{Folder, PROGRAM};
 pub use shell::{Background, Outcome, background, background_with, run, run_with};
 pub use tls::{Authority, Front};
