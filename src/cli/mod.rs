@@ -40,14 +40,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args::Arguments { command: args::Command::Order(order) }) => {
             return orders::run(order, &environment);
         }
-        Ok(args::Arguments { command: args::Command::Profile(command) }) => {
-            profile::run(&command, &environment)
-        }
+        Ok(args::Arguments { command: args::Command::Profile(command) }) => profile::run(&command),
         Ok(args::Arguments { command: args::Command::Prefetch(arguments) }) => {
-            return client::prefetch(on_mount(&arguments.images, &arguments.on, &environment));
+            return client::prefetch(on_mount(&arguments.images, &arguments.on));
         }
         Ok(args::Arguments { command: args::Command::Evict(arguments) }) => {
-            return client::evict(on_mount(&arguments.images, &arguments.on, &environment));
+            return client::evict(on_mount(&arguments.images, &arguments.on));
         }
         Ok(args::Arguments { command: args::Command::Status(arguments) }) => {
             client::status(&arguments.mountpoint, arguments.json)
@@ -74,9 +72,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn on_mount<'a>(
     images: &'a [PathBuf],
     on: &'a args::OnMountArguments,
-    environment: &'a Environment,
 ) -> impl Iterator<Item = (&'a Path, Result<PathBuf>)> {
-    images.iter().map(move |typed| (typed.as_path(), named::path_of(typed, on, environment)))
+    images.iter().map(move |typed| (typed.as_path(), named::path_of(typed, on)))
 }
 
 fn run_mount(arguments: &args::MountArguments, line: &[OsString], environment: &Environment) -> Result<()> {

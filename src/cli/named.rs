@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use super::args::OnMountArguments;
 use crate::catalog::names;
 use crate::client::ImagePath;
-use crate::config::Environment;
 use crate::error::{Error, Kind, Result};
 use crate::mount;
 use crate::reference::ImageReference;
@@ -17,13 +16,13 @@ use crate::units::ImageId;
 /// # Errors
 /// `Invalid` when it is no path and no mount, or none of several, can be meant, and for an address at another Glance
 /// than that of the mount; `NotFound` when the mount does not have it.
-pub(super) fn path_of(typed: &Path, on: &OnMountArguments, environment: &Environment) -> Result<PathBuf> {
+pub(super) fn path_of(typed: &Path, on: &OnMountArguments) -> Result<PathBuf> {
     // A name of Glance is UTF-8.
     let Some(text) = typed.to_str().filter(|text| !is_path(text, on.mount.is_some())) else {
         return Ok(typed.to_owned());
     };
     let reference = text.parse()?;
-    let mountpoint = mount::meant(on.mount.as_deref(), environment)?;
+    let mountpoint = mount::meant(on.mount.as_deref())?;
     find(&mountpoint, &reference)?.ok_or_else(|| {
         let at = mountpoint.display();
         Error::new(Kind::NotFound, format!("the mount at {at} has no image {reference}"))
@@ -92,7 +91,7 @@ mod tests {
         }
         // What may lie in the working directory is asked of the disk only where no mount is named.
         let on = OnMountArguments { mount: Some("/".into()) };
-        let told = path_of(Path::new("Cargo.toml"), &on, &Environment::new([], 0, 0)).unwrap_err();
+        let told = path_of(Path::new("Cargo.toml"), &on).unwrap_err();
         assert!(told.to_string().contains("no glancefs is mounted at /"), "{told}");
     }
 }

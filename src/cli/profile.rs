@@ -7,7 +7,6 @@ use std::path::Path;
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 
-use crate::config::Environment;
 use crate::error::{Error, Kind, Result};
 use crate::glance::PROFILE_PROPERTY;
 use crate::read::publishable;
@@ -22,11 +21,11 @@ const OURS: &str = "user.glancefs.source";
 /// What an extended attribute holds at most (`XATTR_SIZE_MAX`).
 const MOST_BYTES: usize = 65536;
 
-pub(super) fn run(command: &ProfileCommand, environment: &Environment) -> Result<()> {
+pub(super) fn run(command: &ProfileCommand) -> Result<()> {
     let (ProfileCommand::Export { image, on, .. }
-    | ProfileCommand::Import { image, on, .. }
-    | ProfileCommand::Publish { image, on }) = command;
-    let path = named::path_of(image, on, environment).map_err(|error| error.context(image.display()))?;
+    | ProfileCommand::Publish { image, on }
+    | ProfileCommand::Import { image, on, .. }) = command;
+    let path = named::path_of(image, on).map_err(|error| error.context(image.display()))?;
     match command {
         ProfileCommand::Export { output, .. } => export(&path, output.as_deref()),
         ProfileCommand::Import { file, .. } => import(&path, file),

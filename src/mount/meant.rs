@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::mountinfo;
-use crate::config::{Environment, paths};
+use crate::config::paths;
 use crate::error::{Error, Kind, Result};
 
 /// The mount point of the glancefs that is `named`, or of the only one that this user mounted.
 ///
 /// # Errors
 /// `Invalid` when none is there, and when there are several to choose from.
-pub fn meant(named: Option<&Path>, environment: &Environment) -> Result<PathBuf> {
+pub fn meant(named: Option<&Path>) -> Result<PathBuf> {
     match named {
         Some(named) => {
             let mountpoint = paths::resolve(named)?;
@@ -20,7 +20,7 @@ pub fn meant(named: Option<&Path>, environment: &Environment) -> Result<PathBuf>
             let cure = "findmnt -t fuse.glancefs lists the mounts";
             Err(Error::new(Kind::Invalid, format!("no glancefs is mounted at {}: {cure}", named.display())))
         }
-        None => only(mountinfo::glancefs_of(environment.uid())?),
+        None => only(mountinfo::mountpoints()?),
     }
 }
 
@@ -57,9 +57,8 @@ mod tests {
 
     #[test]
     fn what_is_named_must_be_a_mount_of_ours() {
-        let environment = Environment::new([], 0, 0);
         for named in ["/", "/no/such/place"] {
-            let told = meant(Some(Path::new(named)), &environment).unwrap_err().to_string();
+            let told = meant(Some(Path::new(named))).unwrap_err().to_string();
             assert!(told.contains(named) && told.contains("findmnt"), "{told}");
         }
     }

@@ -39,15 +39,15 @@ pub fn topmost(mount_point: &Path) -> Result<Option<Mount>> {
     Ok(topmost_in(&read()?, mount_point))
 }
 
-/// Where the mounts of ours are that `user` made and that a path look-up can end in.
+/// Where this user has mounted a glancefs, as far as a path look-up can end there.
 ///
 /// # Errors
 /// `Io` when the table cannot be read.
-pub fn glancefs_of(user: u32) -> Result<Vec<PathBuf>> {
-    Ok(glancefs_of_in(&read()?, user))
+pub fn mountpoints() -> Result<Vec<PathBuf>> {
+    Ok(mountpoints_in(&read()?, rustix::process::geteuid().as_raw()))
 }
 
-fn glancefs_of_in(table: &[Mount], user: u32) -> Vec<PathBuf> {
+fn mountpoints_in(table: &[Mount], user: u32) -> Vec<PathBuf> {
     let ours = table.iter().filter(|mount| mount.is_glancefs() && mount.user_id == Some(user));
     let seen = |mount: &&Mount| topmost_in(table, &mount.mount_point).is_some_and(|top| top.id == mount.id);
     ours.filter(seen).map(|mount| mount.mount_point.clone()).collect()
@@ -57,18 +57,6 @@ fn read() -> Result<Vec<Mount>> {
     let table = std::fs::read("/proc/self/mountinfo")
         .map_err(|error| Error::io("reading /proc/self/mountinfo (is /proc mounted?)", error))?;
     Ok(parse(&table))
-}
-
-/// Where this user has mounted a glancefs.
-///
-/// # Errors
-/// `Io` when the table cannot be read.
-pub fn mountpoints() -> Result<Vec<PathBuf>> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(|error| Error::io("reading /proc/self/mountinfo (is /proc mounted?)", error))?;
-    let ours = Some(rustix::process::geteuid().as_raw());
-    let mounts = parse(&table).into_iter().filter(|mount| mount.is_glancefs() && mount.user_id == ours);
-    Ok(mounts.map(|mount| mount.mount_point).collect())
 }
 
 /// Of several mounts stacked on one path, the one that no other of them lies on.
@@ -185,11 +173,11 @@ garbage\n";
 
     #[test]
     fn the_mounts_of_a_user_are_those_that_can_be_seen() {
-        let of = |user| glancefs_of_in(&parse(TABLE.as_bytes()), user);
+        let of = |user| mountpoints_in(&parse(TABLE.as_bytes()), user);
         assert_eq!(of(1000), [Path::new("/mnt/with space")]);
         assert_eq!(of(0), [Path::new("/mnt/a")]);
         let covered = format!("{TABLE}94 93 0:44 / /mnt/a rw - tmpfs tmpfs rw\n");
-        assert!(glancefs_of_in(&parse(covered.as_bytes()), 0).is_empty());
+        assert!(mountpoints_in(&parse(covered.as_bytes()), 0).is_empty());
     }
 
     #[test]
