@@ -68,8 +68,8 @@ fn work(waiting: &Receiver<Weak<CachedImage>>) {
 }
 
 /// Gives the calling thread the lowest priority: a hash that is late costs the last read a moment, a core taken
-/// costs all of them. (With SCHED_IDLE a cold read of 1 GiB took 8 % less time, but on a host whose cores were
-/// all taken verifications waited for seconds.)
+/// costs all of them. (With SCHED_IDLE a cold read of 1 GiB took 8 % less time, but on a host whose cores are all
+/// taken it may get none while it holds what the verification waits for.)
 fn yield_to_all_others() {
     // Of this thread only: that is what Linux means by process 0 here.
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {

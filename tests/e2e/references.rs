@@ -214,7 +214,10 @@ fn what_a_mount_does_not_have_is_told_and_the_others_are_done() {
     // Nobody else's: other tests have images of strange names.
     let cloud = Cloud::new("none", "");
     let id = cloud.image("beside.raw", &pattern(313, 100_000));
-    let ids = [cloud.image("doubled.raw", b"first"), cloud.image("doubled.raw", b"second")];
+    let first = cloud.image("doubled.raw", b"first");
+    // The older one has the plain name, and Glance counts seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let ids = [first, cloud.image("doubled.raw", b"second")];
     let mount = cloud.mount("");
     let missing = "1f3c9a2b-0000-4000-8000-00000000dead";
     let long = "x".repeat(300);
