@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Method, StatusCode};
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, Sleep, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -148,13 +149,7 @@ impl Glance {
         open: &OpenBody<'_>,
     ) -> Result<()> {
         let subject = subject(id);
-        // Bounded by the progress that each of those ahead must make.
-        let _permit = self
-            .inner
-            .uploads
-            .acquire()
-            .await
-            .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
+        let _turn = self.turn(&subject).await?;
         let mut backoff = Backoff::default();
         let (mut tries, mut retries, mut renewed) = (0, 0, false);
         let mut moved_at = Instant::now();
@@ -213,12 +208,7 @@ impl Glance {
         data: BodyStream,
     ) -> Result<()> {
         let subject = subject(id);
-        let _permit = self
-            .inner
-            .uploads
-            .acquire()
-            .await
-            .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
+        let _turn = self.turn(&subject).await?;
         let credential = self.inner.auth.credential().await?;
         let placement = Placement::default();
         let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement: &placement };
@@ -230,6 +220,12 @@ impl Glance {
             | Outcome::Conflict(error)
             | Outcome::Failed(error) => Err(error),
         }
+    }
+
+    /// A place among the uploads that may run. The wait is bounded by the progress that each of those ahead must make.
+    async fn turn(&self, subject: &str) -> Result<SemaphorePermit<'_>> {
+        let ending = |_| failed(Operation::Upload, subject, Kind::Interrupted, "glancefs is ending");
+        self.inner.uploads.acquire().await.map_err(ending)
     }
 
     /// One try; `moved_at` is when a byte moved last, in this try or before.
