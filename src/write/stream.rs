@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, StreamExt};
 use md5::{Digest as _, Md5};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use super::journal::{Durability, Record, Step};
 use super::upload::{Upload, may_have_happened};
 use crate::error::{Error, Kind, Result};
 use crate::format::sniff;
-use crate::glance::Image;
+use crate::glance::{BodyStream, Image};
 use crate::units::{ByteRange, hexadecimal};
 
 /// What is held back until the format is known: an ISO names itself at 32769.
@@ -218,7 +218,7 @@ impl Stream {
 
 impl Pieces {
     /// The body. It ends with an error unless the writer has closed the file.
-    fn into_body(self, sent: Arc<AtomicU64>) -> BoxStream<'static, io::Result<Bytes>> {
+    fn into_body(self, sent: Arc<AtomicU64>) -> BodyStream {
         let Self { head, rest, cut, .. } = self;
         let first = stream::iter([Ok(head)]);
         let rest = stream::unfold(Some((rest, cut)), |state| async move {
