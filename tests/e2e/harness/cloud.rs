@@ -120,11 +120,14 @@ impl Cloud {
             "application/json"
         };
         let body = body.map(Value::to_string).unwrap_or_default();
-        let (status, answer) = self.curl(
-            &["-X", method, "-H", &format!("Content-Type: {content_type}"), "--data-binary", "@-"],
-            path,
-            body.as_bytes(),
-        );
+        let content_type = format!("Content-Type: {content_type}");
+        let arguments = ["-X", method, "-H", &content_type, "--data-binary", "@-"];
+        let (mut status, mut answer) = self.curl(&arguments, path, body.as_bytes());
+        if status == 401 {
+            // The token may have expired.
+            self.tokens.lock().unwrap().clear();
+            (status, answer) = self.curl(&arguments, path, body.as_bytes());
+        }
         (status, serde_json::from_slice(&answer).unwrap_or(Value::Null))
     }
 

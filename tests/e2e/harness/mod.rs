@@ -13,7 +13,7 @@ mod tls;
 use std::time::{Duration, Instant};
 
 pub use cloud::Cloud;
-pub use content::{epoch, json, pattern};
+pub use content::{Numbers, epoch, json, pattern};
 pub use gate::Gate;
 pub use mount::{Mount, umount};
 pub use run::{Folder, PROGRAM};
