@@ -254,6 +254,11 @@ pub struct LocalArguments {
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
 
+    /// Read from these stores, separated by commas, where they have the data. Glance can do so since 2026.1; when the
+    /// one that is asked cannot, the log says so at the first read [default: Glance chooses].
+    #[arg(long, value_name = "STORES")]
+    pub prefer_store: Option<String>,
+
     /// How long the bytes of an upload that failed or was killed are kept in the spool. The oldest go sooner (none
     /// within an hour) when a new upload finds no room. What is removed is logged.
     #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = units::parse_duration)]

@@ -58,6 +58,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         mountpoint,
         image: source.image,
         store: given(&arguments.local.store),
+        prefer_stores: words(&arguments.local.prefer_store).map(str::to_owned).collect(),
         foreground: arguments.foreground,
         log_file,
         auth,
@@ -76,7 +77,6 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
 }
 
 fn shown(cloud: &CloudArguments) -> Result<Shown> {
-    let words = cloud.visibility.iter().flat_map(|words| words.split(',')).map(str::trim);
     let known =
         [Visibility::Public, Visibility::Private, Visibility::Shared, Visibility::Community, Visibility::All];
     let visibility = |word: &str| {
@@ -88,7 +88,7 @@ fn shown(cloud: &CloudArguments) -> Result<Shown> {
         })
     };
     let mut visibilities = Vec::new();
-    for found in words.filter(|word| !word.is_empty()).map(visibility) {
+    for found in words(&cloud.visibility).map(visibility) {
         let found = found?;
         if !visibilities.contains(&found) {
             visibilities.push(found);
@@ -331,6 +331,11 @@ fn fuse_conf_allows_other(file: &Path) -> Result<()> {
 /// An option that was given and is not empty (`--os-cloud=""` in a script means none).
 fn given(option: &Option<String>) -> Option<String> {
     option.clone().filter(|text| !text.is_empty())
+}
+
+/// The words of an option that takes several, separated by commas.
+fn words(option: &Option<String>) -> impl Iterator<Item = &str> {
+    option.iter().flat_map(|words| words.split(',')).map(str::trim).filter(|word| !word.is_empty())
 }
 
 fn in_bounds(option: &str, value: Duration, least: Duration, most: Duration) -> Result<()> {

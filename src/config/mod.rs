@@ -32,6 +32,8 @@ pub struct Config {
     pub image: Option<ImageReference>,
     /// The store that uploads go to; `None`: the default one of the service.
     pub store: Option<String>,
+    /// The stores that downloads come from where they have the data and Glance lets us choose; none: Glance chooses.
+    pub prefer_stores: Vec<String>,
     /// How requests are made.
     pub http: HttpConfig,
     /// Which images are listed.

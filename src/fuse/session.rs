@@ -133,7 +133,10 @@ impl Session {
 async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>, Uploads)> {
     let logins = LastLogins { folder: cache.logins_folder(), allow_stale: config.catalog.allow_stale };
     let auth = Auth::connect(&config.auth, &config.http, Some(&logins)).await?;
-    let glance = Glance::new(auth, &config.http)?.storing_in(config.store.clone()).showing(&config.shown);
+    let glance = Glance::new(auth, &config.http)?
+        .storing_in(config.store.clone())
+        .preferring(&config.prefer_stores)
+        .showing(&config.shown);
     let view = glance.view_key();
     let glance = Negotiated::new(glance, config.api_version);
     let only = match &config.image {

@@ -13,6 +13,7 @@ use url::Url;
 
 use super::error::{Operation, answered, failed};
 use super::list::views;
+use super::prefer::Prefer;
 use super::retry::{Backoff, Worth, retry_after, worth, worth_of_silence};
 use super::servers::{Servers, cloud_key};
 use crate::auth::{Auth, Credential, distrust};
@@ -62,6 +63,8 @@ pub(super) struct Inner {
     cloud_key: String,
     /// Where uploads go, unless to the default store.
     pub store: Option<String>,
+    /// Which stores downloads shall come from, if any.
+    pub prefer: Option<Prefer>,
     /// Of a whole metadata request with its retries; of a transfer's progress.
     pub timeout: Duration,
     /// Tries after the first, of a request that fails where servers do answer.
@@ -188,6 +191,7 @@ impl Glance {
                 metadata,
                 data,
                 store: None,
+                prefer: None,
                 timeout: config.timeout,
                 retries: config.retries,
                 uploads: Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)),
@@ -214,6 +218,14 @@ impl Glance {
     pub fn storing_in(mut self, store: Option<String>) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.inner) {
             inner.store = store;
+        }
+        self
+    }
+
+    /// Downloads shall come from one of these stores where it has the data, and the servers can choose.
+    pub fn preferring(mut self, stores: &[String]) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.prefer = Prefer::of(stores);
         }
         self
     }

@@ -290,3 +290,18 @@ fn a_cloud_of_v1_only_is_mounted_without_being_told() {
     let outcome = v2.try_up();
     assert!(outcome.stderr.contains("--api-version"), "{outcome}");
 }
+
+#[test]
+fn a_glance_that_cannot_prefer_a_store_says_so_once_and_serves() {
+    let bytes = pattern(48, 1_000_000);
+    cloud().image("v1-preferred.raw", &bytes);
+    // Version 2.5, as this Glance has it, ignores what it does not know.
+    for (version, words) in [(1, "v1 of the Image API"), (2, "does not know this wish")] {
+        let mount = cloud().mount(&format!("--api-version {version} --prefer-store file,ceph"));
+        assert!(mount.read("v1-preferred.raw") == bytes);
+        assert!(mount.read("v1-preferred.raw") == bytes);
+        let log = mount.log();
+        assert_eq!(log.matches("--prefer-store file,ceph").count(), 1, "{log}");
+        assert!(log.contains(words), "{log}");
+    }
+}

@@ -55,6 +55,9 @@ impl GlanceV1 {
             let what = "v1 of the Image API serves no ranges";
             return Err(failed(Operation::Download, &subject(id), Kind::RangeUnsupported, what));
         }
+        if let Some(prefer) = &self.glance.inner.prefer {
+            prefer.give_up("v1 of the Image API has no such choice");
+        }
         self.glance.download_from(&path(id), id, size, None).await
     }
 
