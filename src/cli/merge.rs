@@ -12,8 +12,8 @@ use super::args::{AccessArguments, CloudArguments, LocalArguments, LoginArgument
 use super::trust;
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
-    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig, Shown,
-    SpoolConfig, Verify, Visibility, memory, paths,
+    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, ClientCertificate, Config, Environment,
+    HttpConfig, Shown, SpoolConfig, Verify, Visibility, memory, paths,
 };
 use crate::error::{Error, Kind, Result};
 use crate::manage::Connection;
@@ -208,15 +208,27 @@ fn http_config(
     if !(1..=1024).contains(&max_connections) {
         return Err(wrong(format!("--max-connections {max_connections} is out of bounds: use 1 to 1024")));
     }
-    let ca_cert = match cloud.os_cacert.clone().map(|path| ("--os-cacert", path)) {
-        Some(found) => Some(found),
-        None => environment.path("OS_CACERT").map(|path| ("OS_CACERT", path)),
+    let file = |option: &'static str, given: &Option<PathBuf>, variable: &'static str| {
+        let found = match given.clone().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => Some((option, path)),
+            None => environment.path(variable).map(|path| (variable, path)),
+        };
+        found.map(|(origin, path)| readable_file(origin, &path)).transpose()
     };
-    let ca_cert = ca_cert.map(|(origin, path)| readable_file(origin, &path)).transpose()?;
+    let ca_cert = file("--os-cacert", &cloud.os_cacert, "OS_CACERT")?;
+    let key = file("--os-key", &cloud.os_key, "OS_KEY")?;
+    let client_cert = match (file("--os-cert", &cloud.os_cert, "OS_CERT")?, key) {
+        (Some(cert), key) => Some(ClientCertificate { cert, key }),
+        (None, Some(_)) => {
+            return Err(wrong("--os-key (OS_KEY) needs the certificate: name it with --os-cert or OS_CERT"));
+        }
+        (None, None) => None,
+    };
     Ok(HttpConfig {
         timeout: cloud.timeout,
         retries: cloud.retries,
         ca_cert,
+        client_cert,
         insecure: cloud.insecure || environment.switch("OS_INSECURE")?,
         max_connections,
     })

@@ -16,7 +16,7 @@ use super::list::views;
 use super::prefer::Prefer;
 use super::retry::{Backoff, Worth, retry_after, worth, worth_of_silence};
 use super::servers::{Servers, cloud_key};
-use crate::auth::{Auth, Credential, distrust};
+use crate::auth::{Auth, Credential, Distrust, distrust};
 use crate::config::{HttpConfig, Shown};
 use crate::error::{Error, Kind, Result};
 use crate::units::ByteRange;
@@ -60,6 +60,8 @@ pub(super) struct Inner {
     known_servers: OnceLock<Servers>,
     metadata: Client,
     pub data: Client,
+    /// For places that are not this cloud: no certificate of ours is shown to them.
+    pub elsewhere: Client,
     cloud_key: String,
     /// Where uploads go, unless to the default store.
     pub store: Option<String>,
@@ -179,9 +181,10 @@ impl Glance {
                         .with_source(error)
                 })
         };
-        let metadata = build(auth.client_builder()?)?;
+        let metadata = build(auth.client_builder())?;
         // Parallel ranges must be parallel TCP connections, not streams of one.
-        let data = build(auth.client_builder()?.http1_only().pool_max_idle_per_host(config.max_connections))?;
+        let data = build(auth.client_builder().http1_only().pool_max_idle_per_host(config.max_connections))?;
+        let elsewhere = build(auth.stranger_builder().http1_only())?;
         Ok(Self {
             views: views(&Shown::default()).into(),
             inner: Arc::new(Inner {
@@ -190,6 +193,7 @@ impl Glance {
                 auth,
                 metadata,
                 data,
+                elsewhere,
                 store: None,
                 prefer: None,
                 timeout: config.timeout,
@@ -393,7 +397,8 @@ pub(super) fn transport_error(
     error: reqwest::Error,
 ) -> Error {
     let (kind, what) = match distrust(&error) {
-        Some(why) => (Kind::Untrusted, format!("{} is not trusted: {why}", host(base))),
+        Some(Distrust::Ours(why)) => (Kind::Untrusted, format!("{} is not trusted: {why}", host(base))),
+        Some(Distrust::Theirs(why)) => (Kind::Untrusted, format!("{} does not trust us: {why}", host(base))),
         None if error.is_timeout() => (Kind::TimedOut, format!("no answer from {}", host(base))),
         None => (Kind::Unreachable, format!("no answer from {}", host(base))),
     };
