@@ -237,6 +237,7 @@ impl Records for FakeService {
     fn upload_stream<'a>(
         &'a self,
         id: &'a ImageId,
+        _placement: &'a super::Placement,
         data: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> BoxFuture<'a, Result<()>> {
         async move {

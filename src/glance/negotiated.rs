@@ -174,9 +174,10 @@ impl Records for Negotiated {
     fn upload_stream<'a>(
         &'a self,
         id: &'a ImageId,
+        placement: &'a Placement,
         data: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.service().await?.upload_stream(id, data).await })
+        Box::pin(async move { self.service().await?.upload_stream(id, placement, data).await })
     }
 
     fn upload_to<'a>(

@@ -105,9 +105,10 @@ impl Records for OnlyImage {
     fn upload_stream<'a>(
         &'a self,
         id: &'a ImageId,
+        placement: &'a Placement,
         data: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> BoxFuture<'a, Result<()>> {
-        self.ours(id, |whole| whole.upload_stream(id, data))
+        self.ours(id, |whole| whole.upload_stream(id, placement, data))
     }
 
     fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {

@@ -52,10 +52,11 @@ pub trait Records: Cloud {
     fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>>;
     /// The data of a queued record.
     fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>>;
-    /// The data of a queued record, of a length that is not known.
+    /// The data of a queued record, of a length that is not known, to a place.
     fn upload_stream<'a>(
         &'a self,
         id: &'a ImageId,
+        placement: &'a Placement,
         data: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> BoxFuture<'a, Result<()>>;
     /// The same, to a place.
@@ -174,9 +175,10 @@ impl Records for Glance {
     fn upload_stream<'a>(
         &'a self,
         id: &'a ImageId,
+        placement: &'a Placement,
         data: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(Glance::upload_stream(self, id, data))
+        Box::pin(Glance::upload_stream(self, id, placement, data))
     }
 
     fn upload_to<'a>(

@@ -206,19 +206,21 @@ impl Glance {
     ///
     /// # Errors
     /// As [`upload`](Self::upload). `TimedOut` when the server took none of the bytes that were there for the
-    /// configured timeout; waiting for `data` counts as progress.
+    /// configured timeout; waiting for `data` counts as progress. `ServerError` when the token was refused and renewed.
     pub async fn upload_stream(
         &self,
         id: &ImageId,
+        placement: &Placement,
         data: BoxStream<'static, io::Result<Bytes>>,
     ) -> Result<()> {
-        self.upload_stream_to(Destination::Store, id, data).await
+        self.upload_stream_to(Destination::Store, id, placement, data).await
     }
 
     pub(super) async fn upload_stream_to(
         &self,
         to: Destination,
         id: &ImageId,
+        placement: &Placement,
         data: BoxStream<'static, io::Result<Bytes>>,
     ) -> Result<()> {
         let subject = subject(id);
@@ -229,11 +231,19 @@ impl Glance {
             .await
             .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
         let credential = self.inner.auth.credential().await?;
-        let placement = Placement::default();
-        let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement: &placement };
+        let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement };
         match self.put(id, &subject, data, &credential, &mut Instant::now()).await {
             Outcome::Done => Ok(()),
-            Outcome::Refused => Err(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b"")),
+            Outcome::Refused => {
+                // What was sent is nowhere any more, so only its writer can send it again; others need the token now.
+                let what = "the token was refused while the data were on their way (HTTP 401): write the file again from \
+                            its beginning";
+                self.inner.auth.renew_after(credential.generation).await.map_err(|error| {
+                    failed(Operation::Upload, &subject, error.kind(), &format!("{what}; {error}"))
+                })?;
+                let what = format!("{what}, with the new token that there is");
+                Err(failed(Operation::Upload, &subject, Kind::ServerError, &what))
+            }
             Outcome::Unsent(error)
             | Outcome::Unknown(error)
             | Outcome::Conflict(error)

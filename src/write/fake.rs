@@ -17,7 +17,7 @@ use super::{Intent, Uploads};
 use crate::cache::ContentIdentity;
 use crate::config::SpoolConfig;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Change, Cloud, Image, MultiHash, NewImage, OpenBody, Records, Status};
+use crate::glance::{Change, Cloud, Image, MultiHash, NewImage, OpenBody, Placement, Records, Status};
 use crate::units::{ImageId, hexadecimal};
 
 /// What `--timeout` is for these uploads.
@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) deleted: Vec<ImageId>,
     pub(super) log: Vec<String>,
     pub(super) created: Vec<NewImage>,
+    /// Where the data of streamed uploads were to go.
+    pub(super) placed: Vec<Placement>,
     pub(super) faults: VecDeque<Fault>,
     pub(super) delete_faults: VecDeque<Fault>,
     pub(super) adopted: Vec<(ContentIdentity, Vec<u8>)>,
@@ -269,9 +271,11 @@ impl Records for FakeGlance {
     fn upload_stream<'a>(
         &'a self,
         id: &'a ImageId,
+        placement: &'a Placement,
         mut data: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
+            self.state().placed.push(placement.clone());
             let broken = match self.state().faults.front() {
                 Some(Fault::BreakBody(after, kind)) => Some((*after, *kind)),
                 _ => None,

@@ -271,7 +271,8 @@ impl Upload {
         self.note(Step::Uploading, Durability::Relaxed).await?;
         let total = Arc::clone(&pieces.total);
         let body = pieces.into_body(Arc::clone(&self.sent));
-        let sending = self.shared.records.upload_stream(&self.journal.image, body);
+        let placement = self.journal.metadata.placement();
+        let sending = self.shared.records.upload_stream(&self.journal.image, &placement, body);
         let outcome = self.unless_cancelled(sending).await;
         let Some((size, digests)) = total.get().cloned() else {
             let early =
@@ -364,6 +365,27 @@ mod tests {
         let draft = rig.draft(intent("iso"));
         write(&draft, &iso, 1000).await.unwrap();
         assert_eq!(draft.commit().await.unwrap().disk_format.as_deref(), Some("iso"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_store_and_the_base_that_were_asked_for_go_with_the_data() {
+        let rig = rig();
+        let draft = rig.draft(intent("new"));
+        draft
+            .change_metadata(|metadata| {
+                metadata.store = Some("fast".into());
+                metadata.base_image = Some("1f".into());
+                Ok(())
+            })
+            .unwrap();
+        write(&draft, &bytes(100_000), 1000).await.unwrap();
+        let late = draft.change_metadata(|_| Ok(())).unwrap_err();
+        assert_eq!(late.kind(), Kind::Busy, "the data are on their way");
+        draft.commit().await.unwrap();
+        let placed = rig.glance.state().placed.clone();
+        assert_eq!(placed.len(), 1);
+        let placed = (placed[0].store.as_deref(), placed[0].base_image.as_deref());
+        assert_eq!(placed, (Some("fast"), Some("1f")));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,30 @@ fn what_is_written_in_order_becomes_an_image_without_local_space() {
 }
 
 #[test]
+fn what_is_set_before_the_data_goes_with_a_stream_too() {
+    let cloud = Cloud::of_stores();
+    let mount = cloud.mount("--upload stream --metadata-ttl 1s");
+    let from = source(&mount, 118, 2 * MIB);
+    let base = cloud.image("stream-base.raw", b"base");
+    sh!("exec 3> {mount}/stream-stored.raw
+         setfattr -n user.glance.store -v file2 {mount}/stream-stored.raw
+         setfattr -n user.glance.base_image_ref -v {base} {mount}/stream-stored.raw
+         setfattr -n user.glance.property.os_distro -v debian {mount}/stream-stored.raw
+         cat {from} >&3; exec 3>&-");
+    let record = cloud.only("stream-stored.raw");
+    assert_eq!((&record["stores"], &record["os_distro"]), (&"file2".into(), &"debian".into()));
+    sh!("cmp {from} {mount}/stream-stored.raw");
+    // Also of a record that is there already, and by the store of the mount.
+    sh!("touch {mount}/stream-reserved.raw
+         setfattr -n user.glance.store -v file2 {mount}/stream-reserved.raw
+         cat {from} > {mount}/stream-reserved.raw");
+    assert_eq!(cloud.only("stream-reserved.raw")["stores"], "file2");
+    let mount = cloud.mount("--upload stream --store file2");
+    sh!("cp {from} {mount}/stream-default.raw");
+    assert_eq!(cloud.only("stream-default.raw")["stores"], "file2");
+}
+
+#[test]
 fn what_is_not_written_in_order_is_refused_and_publishes_nothing() {
     let cloud = Cloud::open();
     let mount = cloud.mount("--upload stream");

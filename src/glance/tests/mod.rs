@@ -1,6 +1,7 @@
 //! How the client behaves when a server does not: refused, cut, silent, lying.
 
 mod script;
+mod streamed;
 mod v1;
 
 use std::io;

@@ -23,6 +23,8 @@ pub enum Act {
     Close,
     /// Reads the head of the request, sends this and closes while the client still sends its body.
     Refuse(Vec<u8>),
+    /// Reads the head of the request and some of the body, sends this, and reads on until the client breaks off.
+    RefuseAndListen(Vec<u8>),
     /// Reads nothing more and says nothing.
     Hang,
     /// The first for PUT, the second for all others.
@@ -64,6 +66,17 @@ impl Script {
 
     pub fn body(&self, index: usize) -> Vec<u8> {
         self.requests.lock().unwrap()[index].1.clone()
+    }
+
+    /// What came of a body until the client broke off.
+    pub async fn rest_of(&self, index: usize) -> Vec<u8> {
+        let arrived = async {
+            while self.body(index).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), arrived).await.expect("the client breaks off");
+        self.body(index)
     }
 
     /// A client of this server only, with a deadline of `timeout`.
@@ -114,7 +127,7 @@ async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Requests
         Act::IfPut(_, act) => *act,
         act => act,
     };
-    if !matches!(act, Act::Refuse(_) | Act::Hang) {
+    if !matches!(act, Act::Refuse(_) | Act::RefuseAndListen(_) | Act::Hang) {
         let mut buffer = vec![0; 1 << 16];
         while body.len() < length {
             match stream.read(&mut buffer).await {
@@ -131,6 +144,20 @@ async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Requests
         Act::AnswerAndHang(bytes) => {
             let _ = stream.write_all(&bytes).await;
             tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+        Act::RefuseAndListen(bytes) => {
+            let mut body = Vec::new();
+            let mut buffer = vec![0; 1 << 16];
+            let mut refusal = Some(bytes);
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                body.extend_from_slice(&buffer[..count]);
+                if body.len() > 100_000
+                    && let Some(refusal) = refusal.take()
+                {
+                    let _ = stream.write_all(&refusal).await;
+                }
+            }
+            requests.lock().unwrap()[index].1 = body;
         }
         Act::Close | Act::IfPut(..) => {}
         Act::Hang => tokio::time::sleep(Duration::from_secs(30)).await,

@@ -111,9 +111,10 @@ impl Records for GlanceV1 {
     fn upload_stream<'a>(
         &'a self,
         id: &'a ImageId,
+        placement: &'a Placement,
         data: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.glance.upload_stream_to(Destination::V1, id, data))
+        Box::pin(self.glance.upload_stream_to(Destination::V1, id, placement, data))
     }
 
     fn upload_to<'a>(
