@@ -171,6 +171,11 @@ impl Catalog {
         read_lock(&self.state).listed_at.is_none_or(|at| at.elapsed() >= self.config.ttl)
     }
 
+    /// Whoever uses the mount next refreshes the list.
+    pub fn expire(&self) {
+        write_lock(&self.state).listed_at = None;
+    }
+
     /// The last listing failed: what is shown is the last good one.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)

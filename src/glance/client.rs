@@ -52,6 +52,8 @@ pub struct Glance {
     pub(super) inner: Arc<Inner>,
     /// Filters of the lists that make up what is listed, one at least.
     pub(super) views: Arc<[String]>,
+    /// What they show.
+    pub(super) shown: Shown,
 }
 
 pub(super) struct Inner {
@@ -187,6 +189,7 @@ impl Glance {
         let elsewhere = build(auth.stranger_builder().http1_only())?;
         Ok(Self {
             views: views(&Shown::default()).into(),
+            shown: Shown::default(),
             inner: Arc::new(Inner {
                 known_servers: OnceLock::new(),
                 cloud_key: cloud_key(auth.known_endpoints()),
@@ -205,7 +208,7 @@ impl Glance {
 
     /// The same, listing what is `shown`.
     pub fn showing(self, shown: &Shown) -> Self {
-        Self { views: views(shown).into(), ..self }
+        Self { views: views(shown).into(), shown: shown.clone(), ..self }
     }
 
     /// Names what is listed: empty for what Glance lists by itself.

@@ -160,6 +160,11 @@ impl Listing for Negotiated {
     fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
         Box::pin(async move { self.service().await?.schema().await })
     }
+
+    fn lists(&self, image: &Image) -> bool {
+        // v1 gets its records in the form of v2.
+        self.v2.lists(image)
+    }
 }
 
 impl Records for Negotiated {

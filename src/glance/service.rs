@@ -44,6 +44,10 @@ pub trait Listing: Cloud {
     fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>>;
     /// Which keys are attributes.
     fn schema(&self) -> BoxFuture<'_, Result<Schema>>;
+    /// An image that we changed is in the listing.
+    fn lists(&self, _image: &Image) -> bool {
+        true
+    }
 }
 
 /// What `write` and `fs` do to records.
@@ -160,6 +164,10 @@ impl Listing for Glance {
 
     fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
         Box::pin(Glance::schema(self))
+    }
+
+    fn lists(&self, image: &Image) -> bool {
+        Glance::lists(self, image)
     }
 }
 
