@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use crate::error::Error;
 
 pub use evict::evict;
-pub use image_path::ImagePath;
+pub use image_path::{ImagePath, endpoints_of};
 pub use prefetch::prefetch;
 pub use status::status;
 pub use uploads::{discard_upload, retry_upload, uploads_of};

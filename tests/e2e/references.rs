@@ -210,6 +210,20 @@ fn an_image_of_a_mount_is_named_by_id_name_address_or_path() {
 }
 
 #[test]
+fn an_image_is_named_by_its_address_at_any_endpoint_of_the_mount() {
+    let cloud = Cloud::open();
+    let id = cloud.image("two-addresses.raw", &pattern(315, 100_000));
+    let gate = crate::harness::Gate::to(&cloud.url);
+    let mount = cloud.mount(&format!("--endpoint {} --endpoint {}", cloud.url, gate.url()));
+    for endpoint in [cloud.url.as_str(), &gate.url()] {
+        sh!("{PROGRAM} prefetch --mount {mount} {endpoint}/v2/images/{id}");
+    }
+    let elsewhere = crate::harness::Gate::to(&cloud.url);
+    let told = fails!("{PROGRAM} prefetch --mount {mount} {}/v2/images/{id}", elsewhere.url());
+    assert!(told.contains("another Glance"), "{told}");
+}
+
+#[test]
 fn what_a_mount_does_not_have_is_told_and_the_others_are_done() {
     // Nobody else's: other tests have images of strange names.
     let cloud = Cloud::new("none", "");
