@@ -138,6 +138,7 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (Op::Create, 409) => (Kind::Exists, "the id is taken"),
         (Op::Update, 409) if says("does not exist") => (Kind::NoData, "there is no such property"),
         (Op::Update, 409) if says("already present") => (Kind::Exists, "there is such a property already"),
+        (Op::Delete, 409) => (Kind::Busy, "its data are in use where they are stored (a clone, a snapshot)"),
         (_, 409) => (Kind::Busy, "the status of the image does not allow it now"),
         (Op::Upload, 410) if says("disabled") => (Kind::ReadOnly, "the store takes no images"),
         (_, 410) => (Kind::NotFound, "the image was deleted meanwhile"),

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use rustix::process::Signal;
 
-use crate::harness::{Background, Cloud, Mount, background, eventually, fails, pattern, sh};
+use crate::harness::{Background, Cloud, Detour, Mount, background, eventually, fails, pattern, sh};
 
 const MIB: usize = 1024 * 1024;
 
@@ -176,4 +176,21 @@ fn a_crash_of_the_daemon_half_way_leaves_a_record_that_the_next_mount_deletes() 
     eventually("the record is gone", || cloud.named("stream-crashed.raw").is_empty());
     assert!(mount.errors().contains("stream-crashed.raw"), "{}", mount.errors());
     eventually("nothing is left here", || sh!("find {}/spool -type f | wc -l", mount.beside()) == "0");
+}
+
+#[test]
+fn a_token_that_is_refused_half_way_is_renewed_and_the_writer_begins_again() {
+    let cloud = Cloud::keystone();
+    let detour = Detour::to(&cloud.url, "PUT ", 1, "401 Unauthorized", "");
+    let mount = cloud.mount(&format!("--upload stream --endpoint {}", detour.url()));
+    // A token that is younger than a second is not replaced.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let from = source(&mount, 119, 8 * MIB);
+    let said = fails!("cp {from} {mount}/stream-refused.raw");
+    assert!(said.contains("Input/output error"), "{said}");
+    let told = mount.errors();
+    assert!(told.contains("HTTP 401") && told.contains("write the file again from its beginning"), "{told}");
+    eventually("the record is gone", || cloud.named("stream-refused.raw").is_empty());
+    sh!("cp {from} {mount}/stream-refused.raw");
+    assert_eq!(cloud.only("stream-refused.raw")["size"], 8 * MIB);
 }

@@ -9,6 +9,7 @@ use crate::harness::{
     Cloud, Gate, Mount, Outcome, PROGRAM, background, eventually, fails, json as parse, pattern, run,
     run_with, sh,
 };
+use crate::metadata::set_with;
 
 /// Glance 15. It has v2 as well, by which the tests look at what there is.
 fn cloud() -> &'static Cloud {
@@ -304,4 +305,25 @@ fn a_glance_that_cannot_prefer_a_store_says_so_once_and_serves() {
         assert_eq!(log.matches("--prefer-store file,ceph").count(), 1, "{log}");
         assert!(log.contains(words), "{log}");
     }
+}
+
+#[test]
+fn whether_a_property_is_new_is_looked_at_where_v1_cannot_decide() {
+    let id = cloud().image("v1-decided.raw", b"data");
+    let mount = mount("--metadata-ttl 1h");
+    let (file, name) = (mount.path("v1-decided.raw"), "user.glance.property.mine");
+    assert_eq!(set_with("REPLACE", name, &file), "ENODATA");
+    assert_eq!(set_with("CREATE", name, &file), "");
+    assert_eq!(set_with("CREATE", name, &file), "EEXIST");
+    assert_eq!(set_with("REPLACE", name, &file), "");
+    assert_eq!(set_with("CREATE", "user.glance.name", &file), "EEXIST");
+    // What another client did since, this mount does not know; its own answers are of now.
+    cloud().set(&id, "theirs", json!("x"));
+    assert_eq!(set_with("CREATE", "user.glance.property.theirs", &file), "EEXIST");
+    assert_eq!(cloud().record(&id)["theirs"], "x");
+    sh!("setfattr -x {name} {file}");
+    assert!(fails!("setfattr -x {name} {file}").contains("No such attribute"));
+    assert_eq!(set_with("REPLACE", name, &file), "ENODATA");
+    let record = cloud().record(&id);
+    assert_eq!((&record["mine"], &record["theirs"]), (&json!(null), &json!("x")));
 }
