@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the first answer is waited for where a saved list can stand in (`--allow-stale`): a request to servers that
 /// are away goes on for `--timeout`, and a host that starts during an outage shall have its images before.
-const STAND_IN: Duration = Duration::from_secs(10);
+pub const STAND_IN: Duration = Duration::from_secs(10);
 
 /// The list before and after a change; equal lists are not announced.
 #[derive(Debug, Clone)]
