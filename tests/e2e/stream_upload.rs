@@ -6,7 +6,7 @@ use std::io::Write;
 
 use rustix::process::Signal;
 
-use crate::harness::{Background, Cloud, Detour, Mount, background, eventually, fails, pattern, sh};
+use crate::harness::{Background, Cloud, Detour, Gate, Mount, background, eventually, fails, pattern, sh};
 
 const MIB: usize = 1024 * 1024;
 
@@ -193,4 +193,29 @@ fn a_token_that_is_refused_half_way_is_renewed_and_the_writer_begins_again() {
     eventually("the record is gone", || cloud.named("stream-refused.raw").is_empty());
     sh!("cp {from} {mount}/stream-refused.raw");
     assert_eq!(cloud.only("stream-refused.raw")["size"], 8 * MIB);
+}
+
+#[test]
+fn a_crash_of_the_daemon_after_the_last_byte_is_settled_by_what_arrived() {
+    let cloud = Cloud::open();
+    let gate = Gate::to(&cloud.url);
+    let mount = cloud.mount(&format!("--upload stream --endpoint {}", gate.url()));
+    let from = source(&mount, 120, 3 * MIB);
+    gate.lose("HTTP/1.1 204");
+    let copy = background(&format!("cp {from} {mount}/stream-arrived.raw"));
+    eventually("Glance has it", || {
+        cloud.named("stream-arrived.raw").iter().any(|image| image["status"] == "active")
+    });
+    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
+    eventually("it has ended", || mount.daemon().is_none());
+    assert!(!copy.finish().succeeded());
+    crate::harness::run(&format!("umount -l {mount} || fusermount3 -uz {mount}"));
+    gate.lose("nothing is lost any more");
+    mount.up();
+    eventually("it is told", || {
+        mount.errors().contains("\"stream-arrived.raw\", which a crash interrupted, had arrived")
+    });
+    assert_eq!(cloud.only("stream-arrived.raw")["size"], 3 * MIB);
+    sh!("cmp {from} {mount}/stream-arrived.raw");
+    eventually("nothing is left here", || sh!("find {}/spool -type f | wc -l", mount.beside()) == "0");
 }
