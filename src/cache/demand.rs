@@ -227,13 +227,22 @@ impl CachedImage {
         if blocks.is_empty() || self.is_streamed() || self.check_intact().is_err() {
             return;
         }
+        if self.is_disk_known() {
+            // Before the caller goes on: the next read of a quick reader would ask for these blocks itself.
+            return me.claim_ahead(blocks);
+        }
         self.core().runtime.spawn(async move {
-            let disk = me.disk().await;
-            let in_memory = |block| me.core().memory.contains(me.key(), block);
-            let on_disk = |block| disk.as_ref().is_some_and(|disk| disk.has(block));
-            let claim = me.flights.claim(&[], blocks, me.piece(), in_memory, on_disk);
-            me.begin(claim.tickets);
+            me.disk().await;
+            me.claim_ahead(blocks);
         });
+    }
+
+    /// Claims what is missing of `blocks`, as prefetch. Never waits.
+    fn claim_ahead(&self, blocks: BlockRange) {
+        let in_memory = |block| self.core().memory.contains(self.key(), block);
+        let on_disk = |block| self.disk_now().is_some_and(|disk| disk.has(block));
+        let claim = self.flights.claim(&[], blocks, self.piece(), in_memory, on_disk);
+        self.begin(claim.tickets);
     }
 
     /// Claims the first run of `blocks` that is neither here nor on its way.

@@ -279,6 +279,11 @@ impl CachedImage {
         Ok(())
     }
 
+    /// Whether there is a disk tier is known: it was opened, or cannot be used.
+    pub(super) fn is_disk_known(&self) -> bool {
+        self.disk.get().is_some()
+    }
+
     /// The disk tier if it is open by now.
     pub(super) fn disk_now(&self) -> Option<&Arc<DiskImage>> {
         self.disk.get()?.as_ref()

@@ -78,6 +78,11 @@ fn find(
     }
     let mut elsewhere = None;
     for mountpoint in mount::mountpoints()? {
+        // Who opens a file on a mount keeps it from being unmounted meanwhile: those with another spool are left
+        // alone.
+        if mount::spool_of(&mountpoint, environment).is_some_and(|spool| !write::may_hold(&spool, id)) {
+            continue;
+        }
         // One that does not answer, or belongs to somebody else, is not the one.
         let Ok(found) = of_mount(&mountpoint) else { continue };
         let Ok(upload) = pick(&found, id) else { continue };

@@ -2,14 +2,17 @@
 //!
 //! The lock is a POSIX record lock: the kernel names its holder to whoever asks (`F_GETLK`) and
 //! drops it when the process ends, however it ends; a child never inherits it. The file is named by
-//! the SHA-256 of the mount point and holds that path, for people.
+//! the SHA-256 of the mount point and holds that path and the spool folder, each with a zero byte after it:
+//! whose spool is wanted can be told without opening a file on the mount, which would keep it from being
+//! unmounted meanwhile.
 //!
 //! Places, the first that can be used: `/run/glancefs` for root; for users `$XDG_RUNTIME_DIR/glancefs`,
 //! then `/run/user/<uid>/glancefs`; else `run` in the default cache folder. Whoever looks for a
 //! holder looks in all of them, since a cron job has other variables than a login.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -31,6 +34,9 @@ const PREDECESSOR: Duration = Duration::from_secs(20);
 /// Between two looks at a lock: short for a person, long for a processor.
 pub const POLL: Duration = Duration::from_millis(50);
 
+/// Of a lock file: two paths (PATH_MAX, 4096 bytes with the end, each).
+const LONGEST_ENTRY: u64 = 2 * 4096;
+
 /// How often the lock file may be removed under our hands by a daemon that ends.
 const REMOVED: usize = 100;
 
@@ -42,16 +48,17 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Claims `mountpoint`, waiting a while for a predecessor that has unmounted already.
+    /// Claims `mountpoint` for a daemon with this `spool` folder, waiting a while for a predecessor that has
+    /// unmounted already.
     ///
     /// # Errors
     /// `Busy` when another daemon serves it, naming its process; `Io` when no place can be written.
-    pub fn acquire(mountpoint: &Path, environment: &Environment) -> Result<Self> {
+    pub fn acquire(mountpoint: &Path, spool: &Path, environment: &Environment) -> Result<Self> {
         let path = place(environment)?.join(file_name(mountpoint));
         let deadline = Instant::now() + PREDECESSOR;
         let mut told = false;
         loop {
-            match Self::try_acquire(&path, mountpoint)? {
+            match Self::try_acquire(&path, mountpoint, spool)? {
                 Ok(instance) => return Ok(instance),
                 Err(holder) => {
                     let mounted = mountinfo::topmost(mountpoint)?.is_some_and(|mount| mount.is_glancefs());
@@ -72,7 +79,7 @@ impl Instance {
     }
 
     /// The claim, or who has it.
-    fn try_acquire(path: &Path, mountpoint: &Path) -> Result<Result<Self, Holder>> {
+    fn try_acquire(path: &Path, mountpoint: &Path, spool: &Path) -> Result<Result<Self, Holder>> {
         let failed = |error| Error::io(format!("locking {}", path.display()), error);
         for _ in 0..REMOVED {
             // Not truncated before it is ours: another's entry stays readable.
@@ -96,7 +103,7 @@ impl Instance {
                 continue;
             }
             file.set_len(0).map_err(failed)?;
-            file.write_all(mountpoint.as_os_str().as_bytes()).map_err(failed)?;
+            file.write_all(&entry(mountpoint, spool)).map_err(failed)?;
             return Ok(Ok(Self { _file: file, path: path.to_owned() }));
         }
         Err(failed(io::Error::other("it is removed again and again")))
@@ -143,6 +150,19 @@ impl std::fmt::Display for Holder {
 /// Who holds `mountpoint`, if anyone. `mounted_by` is the user who mounted it: root looks into that
 /// user's places too.
 pub fn holder(mountpoint: &Path, mounted_by: Option<u32>, environment: &Environment) -> Option<Holder> {
+    held(mountpoint, mounted_by, environment).map(|(holder, _)| holder)
+}
+
+/// The spool folder of the daemon of this user that serves `mountpoint`, if there is one and it says so.
+pub fn spool_of(mountpoint: &Path, environment: &Environment) -> Option<PathBuf> {
+    let (_, file) = held(mountpoint, None, environment)?;
+    let mut entry = Vec::new();
+    file.take(LONGEST_ENTRY).read_to_end(&mut entry).ok()?;
+    spool_in(&entry)
+}
+
+/// The lock file of `mountpoint` and who holds it, if anyone.
+fn held(mountpoint: &Path, mounted_by: Option<u32>, environment: &Environment) -> Option<(Holder, File)> {
     let mut places = places(environment);
     if let Some(uid) = mounted_by.filter(|uid| *uid != environment.uid()) {
         places.push(user_place(uid));
@@ -153,8 +173,21 @@ pub fn holder(mountpoint: &Path, mounted_by: Option<u32>, environment: &Environm
         // The folder may be another user's: no link is followed, no FIFO waited for.
         options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         let file = options.open(place.join(&name)).ok()?;
-        holder_of(&file).ok()?
+        Some((holder_of(&file).ok()??, file))
     })
+}
+
+/// What a lock file holds.
+fn entry(mountpoint: &Path, spool: &Path) -> Vec<u8> {
+    [mountpoint.as_os_str().as_bytes(), b"\0", spool.as_os_str().as_bytes(), b"\0"].concat()
+}
+
+/// The spool folder of an entry; none while it is being written.
+fn spool_in(entry: &[u8]) -> Option<PathBuf> {
+    let mut parts = entry.split(|byte| *byte == 0);
+    let (_, spool, end) = (parts.next()?, parts.next()?, parts.next()?);
+    let whole = end.is_empty() && !spool.is_empty();
+    whole.then(|| PathBuf::from(OsStr::from_bytes(spool)))
 }
 
 /// The process that keeps us from locking `file`.

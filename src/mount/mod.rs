@@ -34,6 +34,7 @@ use instance::Instance;
 use signals::Signals;
 
 pub use daemon::Readiness;
+pub use instance::spool_of;
 pub use meant::meant;
 pub use mountinfo::mountpoints;
 pub use umount::{Unmounted, umount};
@@ -87,7 +88,7 @@ pub fn as_daemon(config: &Config, environment: &Environment, readiness: Readines
 /// Mounts, calls `ready`, and serves until the mount has ended.
 fn serve(config: &Config, environment: &Environment, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     // Held until everything is written: whoever waits for our end waits for this.
-    let _instance = Instance::acquire(&config.mountpoint, environment)?;
+    let _instance = Instance::acquire(&config.mountpoint, &config.spool.dir, environment)?;
     repair::stale_mounts(&config.mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

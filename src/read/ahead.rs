@@ -27,6 +27,8 @@ const WINDOW_PIECES: u64 = 4;
 /// A reader that never waits gets a larger window too, for fewer requests, but only once it has read so
 /// many windows.
 const UNHURRIED: u64 = 4;
+/// It gets its window in so many requests: the next is on its way while this one is read.
+const UNHURRIED_PIECES: u64 = 2;
 /// Readers followed per handle.
 const READERS: usize = 2;
 
@@ -169,8 +171,11 @@ impl Follow {
             self.asked = self.asked.min(range.end);
         }
         self.asked = self.asked.max(range.end);
-        let target = self.end.saturating_add(self.window).min(size);
-        let part = (self.window / WINDOW_PIECES).clamp(FIRST_WINDOW.min(largest), piece);
+        let target = self.end.saturating_add(self.window);
+        // What would be left is not worth a request of its own.
+        let target = if size.saturating_sub(target) < FIRST_WINDOW { size } else { target };
+        let pieces = if found == Found::Here { UNHURRIED_PIECES } else { WINDOW_PIECES };
+        let part = (self.window / pieces).clamp(FIRST_WINDOW.min(largest), piece);
         let due = target.saturating_sub(self.asked);
         if due == 0 || (due < part && target < size && !missed) {
             return range;
@@ -282,6 +287,25 @@ mod tests {
             let fetch = fetch(&mut ahead, range, Found::Here);
             assert!(fetch.end - range.end <= FIRST_WINDOW.max(range.end / 2), "{fetch}");
         });
+    }
+
+    #[test]
+    fn a_reader_that_never_waits_leads_to_few_requests() {
+        let mut ahead = ReadAhead::new(HUGE, BUDGET);
+        let reads = sequence(128 * KIB, 800);
+        let requests = reads.filter(|range| fetch(&mut ahead, *range, Found::Here) != *range).count();
+        // 100 MiB: four for each doubling of the window from 128 KiB to 16 MiB, then one each 4 MiB.
+        assert!(requests <= 45, "{requests}");
+    }
+
+    #[test]
+    fn the_last_few_bytes_come_with_what_is_before_them() {
+        let size = 100 * MIB + 5;
+        let mut slow = Slow::new(size, BUDGET, NEAR_SERVER);
+        let fetched =
+            sequence(128 * KIB, 801).map(|range| range.clamp_to(size)).map(|range| slow.read(range));
+        let last = fetched.filter(|fetch| fetch.end == size && fetch.len() > 128 * KIB).count();
+        assert_eq!(last, 1);
     }
 
     #[test]

@@ -69,9 +69,8 @@ async fn a_sequential_reader_gets_the_image_in_few_requests() {
     assert_eq!(at, size);
     let asked = source.asked();
     let lens: Vec<u64> = asked.iter().map(|range| range.len() / 1024).collect();
-    // Of 800 reads. 25 requests of 4 MiB would do; the window has to grow first, and on a busy machine a read may
-    // overtake the request that was to bring it.
-    assert!(lens.len() <= 100, "{lens:?} KiB");
+    // 25 of 4 MiB would do; the window has to grow first, and how fast depends on who is faster.
+    assert!(lens.len() <= 60, "{lens:?} KiB");
     assert_eq!(asked.iter().map(|range| range.len()).sum::<u64>(), size, "every byte once");
 }
 

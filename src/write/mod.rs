@@ -42,6 +42,7 @@ mod upload;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -247,6 +248,15 @@ pub fn reports_in(config: &SpoolConfig) -> Result<Uploading> {
     }
     let uploads = report::reports(&Arc::new(Folder::open(config)?), &HashMap::new())?;
     Ok(Uploading { cloud: None, project: None, folder, uploads })
+}
+
+/// Whether the spool folder may have an upload whose id begins with `id`: it does, or cannot be looked into.
+/// Blocks on the disk.
+pub fn may_hold(folder: &Path, id: &str) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(folder) else { return true };
+    entries.any(|entry| {
+        entry.map_or(true, |entry| entry.file_name().as_encoded_bytes().starts_with(id.as_bytes()))
+    })
 }
 
 impl fmt::Debug for Uploads {

@@ -84,17 +84,18 @@ fn a_saved_list_of_nothing_is_no_help() {
 
 #[test]
 fn a_server_that_hangs_holds_nobody_for_ever() {
-    let cloud = Cloud::open();
+    // Its own: a list that a refresh brings just before the silence would miss what another test removed.
+    let cloud = Cloud::new("none", "");
     cloud.image("hangs.raw", &pattern(82, 4 * MIB));
-    let (gate, mount) = behind_a_gate("--timeout 2s --metadata-ttl 1s");
-    mount.up();
-    let names = mount.names();
+    let gate = Gate::to(&cloud.url);
+    let mount = cloud.mount(&format!("--endpoint {} --timeout 2s --metadata-ttl 1s", gate.url()));
+    assert_eq!(mount.names(), ["hangs.raw"]);
     gate.silence();
     let read = run(&format!("dd if={mount}/hangs.raw of=/dev/null bs=1M"));
     assert!(!read.succeeded() && read.took < Duration::from_secs(30), "{read}");
     let listing = run(&format!("ls {mount}"));
     assert!(listing.succeeded() && listing.took < Duration::from_secs(10), "{listing}");
-    assert!(names.iter().all(|name| mount.names().contains(name)));
+    assert_eq!(listing.stdout, "hangs.raw\n");
     // Nor does it keep the mount from ending.
     let down = run(&format!("{} umount {mount}", env!("CARGO_BIN_EXE_glancefs")));
     assert!(down.succeeded() && down.took < Duration::from_secs(20), "{down}");

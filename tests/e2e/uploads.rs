@@ -112,6 +112,21 @@ fn what_a_killed_writer_left_is_uploaded_under_another_name_or_thrown_away() {
 }
 
 #[test]
+fn a_mount_with_another_spool_can_be_unmounted_while_an_upload_is_looked_for() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    let mut looking = background(&format!(
+        "until XDG_CACHE_HOME={}/none {PROGRAM} uploads retry 01234567 2> /dev/null; do :; done",
+        mount.beside()
+    ));
+    for _ in 0..20 {
+        mount.down();
+        mount.up();
+    }
+    assert!(looking.is_running());
+}
+
+#[test]
 fn what_runs_is_listed_with_its_progress_and_not_to_be_had() {
     let cloud = Cloud::open();
     let gate = Gate::to(&cloud.url);

@@ -1,7 +1,7 @@
 //! Tests of the lock. A process does not conflict with its own POSIX locks, so the other side is a
 //! process of its own: this test program, asked to run [`keeps_the_lock_until_its_input_ends`] only.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use super::*;
@@ -12,7 +12,7 @@ const PATH_VARIABLE: &str = "GLANCEFS_TEST_LOCK";
 #[test]
 fn keeps_the_lock_until_its_input_ends() {
     let Some(path) = std::env::var_os(PATH_VARIABLE).map(PathBuf::from) else { return };
-    let instance = Instance::try_acquire(&path, Path::new("/mnt")).unwrap();
+    let instance = Instance::try_acquire(&path, Path::new("/mnt"), Path::new("/spool")).unwrap();
     println!("\nheld {}", instance.is_ok());
     let _ = io::stdin().read(&mut [0]);
 }
@@ -38,22 +38,25 @@ fn the_lock_names_its_holder_and_ends_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.lock");
     let mut child = other_process(&path);
-    let holder = Instance::try_acquire(&path, Path::new("/mnt")).unwrap().err().unwrap();
+    let holder = Instance::try_acquire(&path, Path::new("/mnt"), Path::new("/spool")).unwrap().err().unwrap();
     assert_eq!(holder.pid, pid_of(&child));
     assert!(holder.to_string().contains(&child.id().to_string()));
-    assert_eq!(fs::read(&path).unwrap(), b"/mnt");
+    assert_eq!(fs::read(&path).unwrap(), b"/mnt\0/spool\0");
+    assert_eq!(spool_in(&fs::read(&path).unwrap()), Some("/spool".into()));
 
     // However it ends: nothing of the holder's code runs now.
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(Instance::try_acquire(&path, Path::new("/mnt")).unwrap().is_ok());
+    assert!(Instance::try_acquire(&path, Path::new("/mnt"), Path::new("/spool")).unwrap().is_ok());
 }
 
 #[test]
 fn a_clean_end_removes_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.lock");
-    let instance = Instance::try_acquire(&path, Path::new("/mnt")).unwrap().unwrap_or_else(|_| panic!());
+    let instance = Instance::try_acquire(&path, Path::new("/mnt"), Path::new("/spool"))
+        .unwrap()
+        .unwrap_or_else(|_| panic!());
     assert!(path.exists());
     drop(instance);
     assert!(!path.exists());
@@ -89,4 +92,14 @@ fn a_place_of_another_user_is_refused() {
     assert!(make_private(&folder.path().join("new"), uid + 1).is_err());
     std::os::unix::fs::symlink(folder.path(), folder.path().join("link")).unwrap();
     assert!(make_private(&folder.path().join("link"), uid).is_err());
+}
+
+#[test]
+fn an_entry_that_is_not_whole_names_no_spool() {
+    let whole = entry(Path::new("/mnt"), Path::new("/a spool"));
+    assert_eq!(spool_in(&whole), Some("/a spool".into()));
+    for len in 0..whole.len() {
+        assert_eq!(spool_in(&whole[..len]), None, "{len}");
+    }
+    assert_eq!(spool_in(b"/mnt\0\0"), None);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::run::{Folder, PROGRAM};
 use super::shell::{Outcome, run, run_with};
-use super::within;
+use super::{sh, within};
 
 /// A mount point with what belongs to it; shown as its path in command lines.
 pub struct Mount {
@@ -163,18 +163,8 @@ impl Drop for Mount {
     }
 }
 
-/// `glancefs umount`. Between fork and exec the children of other tests hold what this process has open, so a
-/// mount may be in use for a moment.
+/// `glancefs umount`, which must succeed.
 #[track_caller]
 pub fn umount(at: &str) {
-    let command = format!("{PROGRAM} umount {at}");
-    let mut ended = run(&command);
-    for _ in 0..50 {
-        if !ended.stderr.contains("is in use") {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        ended = run(&command);
-    }
-    ended.expect_success();
+    sh!("{PROGRAM} umount {at}");
 }
