@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::args::{AccessArguments, CloudArguments, LocalArguments, LoginArguments, MountArguments};
+use super::args::{
+    AccessArguments, CacheArguments, CloudArguments, LoginArguments, MountArguments, UploadArguments,
+};
 use super::trust;
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
@@ -35,7 +37,8 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     let source = source::chosen(arguments)?;
     let auth = auth_config(&source.login, source.endpoint.as_ref(), environment)?;
     let http = http_config(&source.login, arguments.cloud.max_connections, environment)?;
-    let (cache, spool) = local_config(&arguments.local, environment)?;
+    let cache = cache_config(&arguments.cache, environment)?;
+    let spool = spool_config(&arguments.upload, &cache.dir)?;
     let log_file = arguments.log_file.as_deref().map(paths::resolve).transpose()?;
     paths::keep_apart("--cache-dir", &cache.dir, &mountpoint)?;
     paths::keep_apart("--spool-dir", &spool.dir, &mountpoint)?;
@@ -57,8 +60,8 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     Ok(Config {
         mountpoint,
         image: source.image,
-        store: given(&arguments.local.store),
-        prefer_stores: words(&arguments.local.prefer_store).map(str::to_owned).collect(),
+        store: given(&arguments.upload.store),
+        prefer_stores: words(&arguments.cache.prefer_store).map(str::to_owned).collect(),
         foreground: arguments.foreground,
         log_file,
         auth,
@@ -68,10 +71,10 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         catalog,
         cache,
         spool,
-        upload: arguments.local.upload,
+        upload: arguments.upload.upload,
         access,
-        passthrough: arguments.local.passthrough,
-        prefetch: arguments.local.prefetch,
+        passthrough: arguments.cache.passthrough,
+        prefetch: arguments.cache.prefetch,
         trust,
     })
 }
@@ -273,29 +276,30 @@ fn default_spool(cache: &Path) -> PathBuf {
     cache.join("spool")
 }
 
-fn local_config(local: &LocalArguments, environment: &Environment) -> Result<(CacheConfig, SpoolConfig)> {
-    let dir = cache_folder(local.cache_dir.as_deref(), environment)?;
-    let spool_dir = match &local.spool_dir {
-        Some(dir) => paths::resolve(dir)?,
-        None => default_spool(&dir),
-    };
-    let memory_limit = local.memory_limit.map_or_else(memory::default_limit, |size| size.0);
+fn cache_config(given: &CacheArguments, environment: &Environment) -> Result<CacheConfig> {
+    let memory_limit = given.memory_limit.map_or_else(memory::default_limit, |size| size.0);
     at_least("--memory-limit", memory_limit, memory::MINIMUM)?;
-    at_least("--cache-size", local.cache_size.0, MINIMUM_CACHE)?;
-    if let Some(wait) = local.verify_wait {
+    at_least("--cache-size", given.cache_size.0, MINIMUM_CACHE)?;
+    if let Some(wait) = given.verify_wait {
         in_bounds("--verify-wait", wait, Duration::ZERO, LONGEST_TIMEOUT)?;
     }
-    let cache = CacheConfig {
-        dir,
-        size: local.cache_size.0,
-        free_floor_percent: local.cache_free_percent,
+    Ok(CacheConfig {
+        dir: cache_folder(given.cache_dir.as_deref(), environment)?,
+        size: given.cache_size.0,
+        free_floor_percent: given.cache_free_percent,
         memory_limit,
-        verify_wait: local.verify_wait,
+        verify_wait: given.verify_wait,
         verify: true,
+    })
+}
+
+fn spool_config(given: &UploadArguments, cache: &Path) -> Result<SpoolConfig> {
+    let dir = match &given.spool_dir {
+        Some(dir) => paths::resolve(dir)?,
+        None => default_spool(cache),
     };
-    in_bounds("--keep-failed", local.keep_failed, Duration::ZERO, LONGEST_KEPT)?;
-    let size = local.spool_size.map(|size| size.0);
-    Ok((cache, SpoolConfig { dir: spool_dir, size, keep_failed: local.keep_failed }))
+    in_bounds("--keep-failed", given.keep_failed, Duration::ZERO, LONGEST_KEPT)?;
+    Ok(SpoolConfig { dir, size: given.spool_size.map(|size| size.0), keep_failed: given.keep_failed })
 }
 
 fn access_config(

@@ -1,7 +1,6 @@
 //! `glancefs uploads`: what is in a spool, by the mount that has it or by looking into the folder, and what
 //! shall become of it.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::args::{UploadsArguments, UploadsCommand};
@@ -125,13 +124,7 @@ fn unknown(id: &str) -> Error {
 }
 
 fn say(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // `| head` has seen enough.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::io("writing to standard output", error))
-        }
-        _ => Ok(()),
-    }
+    client::print(text.as_bytes())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The commands that work on a mount from outside: `prefetch`, `evict`, `status` and `uploads`.
+//! The commands that work on a mount from outside: `prefetch`, `evict`, `status`, `uploads` and `profile`.
 //!
 //! They are ordinary programs to the daemon: they open files, read them and send the ioctls of
 //! [`crate::ioctl`]. Several paths are done one after another; a failure is told with its path and does not
@@ -8,20 +8,23 @@ mod evict;
 mod file;
 mod image_path;
 mod prefetch;
+mod profile;
 mod progress;
 mod status;
+mod told;
 mod uploads;
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 pub use evict::evict;
 pub use image_path::{ImagePath, endpoints_of};
 pub use prefetch::prefetch;
+pub use profile::{export_profile, import_profile, profile_of, set_property};
 pub use status::status;
 pub use uploads::{discard_upload, retry_upload, uploads_of};
 
@@ -33,7 +36,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, path: &Path, outcome: Result<(), Error>) {
+    fn count(&mut self, path: &Path, outcome: Result<()>) {
         match outcome {
             Ok(()) => self.done += 1,
             Err(error) => {
@@ -53,6 +56,19 @@ impl Tally {
             }
         }
         if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// Writes a result to standard output.
+///
+/// # Errors
+/// Those of writing, but for a pipe that nobody reads any more: `| head` has seen enough.
+pub fn print(text: &[u8]) -> Result<()> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::io("writing to standard output", error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a mount is asked about its spool: the list of uploads, one more try, an end of one.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -9,13 +8,14 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, Updater};
 
-use super::file::{is_fuse, refused};
+use super::file::refused;
 use super::progress::Shown;
+use super::told::told;
 use crate::error::{Error, Kind, Result};
 use crate::ioctl::{Choice, DISCARD, PROGRESS, Progress, RETRY, Stage};
 
 /// Where a mount tells its uploads, and takes what is asked about them.
-const FILE: &str = ".glancefs/uploads.json";
+const FILE: &str = "uploads.json";
 
 /// Between two looks at the progress: smooth enough for a bar.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,18 +25,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// No glancefs is mounted there, or it does not answer.
 pub fn uploads_of(mountpoint: &Path) -> Result<Vec<u8>> {
-    let shown = mountpoint.display().to_string();
-    let not_ours = || {
-        let cure = "findmnt -t fuse.glancefs lists the mounts";
-        Error::new(Kind::Invalid, format!("no glancefs is mounted at {shown}: {cure}"))
-    };
-    if !is_fuse(mountpoint).map_err(|error| error.context(&shown))? {
-        return Err(not_ours());
-    }
-    std::fs::read(path(mountpoint)).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => not_ours(),
-        _ => refused("cannot read the uploads", error).context(&shown),
-    })
+    told(mountpoint, FILE, "cannot read the uploads")
 }
 
 /// Has the mount upload `id` again, under the file name `name` if one is given; shows how far it is, and
@@ -65,7 +54,7 @@ pub fn discard_upload(mountpoint: &Path, id: &str) -> Result<()> {
 }
 
 fn path(mountpoint: &Path) -> PathBuf {
-    mountpoint.join(FILE)
+    mountpoint.join(".glancefs").join(FILE)
 }
 
 /// The open file that what was asked belongs to.

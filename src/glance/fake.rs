@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    Change, Cloud, Download, Downloads, Facts, Image, Listing, NewImage, NextPage, OpenBody, Page, Records,
-    Schema,
+    BodyStream, Change, Cloud, Download, Downloads, Facts, Image, Listing, NewImage, NextPage, OpenBody,
+    Page, Records, Schema,
 };
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
@@ -143,40 +142,37 @@ impl Cloud for FakeService {
     }
 }
 
+#[async_trait]
 impl Listing for FakeService {
     /// In the order of ids; the continuation says how many came before.
-    fn list<'a>(&'a self, _limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
-        let mut state = self.state();
+    async fn list(&self, _limit: u32, next: Option<&NextPage>) -> Result<Page> {
         if next.is_none() {
-            state.changed = None;
+            self.state().changed = None;
         }
-        if state.stuck {
-            return std::future::pending().boxed();
+        if self.state().stuck {
+            return std::future::pending().await;
         }
-        let page = state.page(next);
-        async move { page }.boxed()
+        self.state().page(next)
     }
 
-    fn changed_since(&self, since: SystemTime, limit: u32) -> BoxFuture<'_, Result<Page>> {
+    async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page> {
         let mut state = self.state();
         state.changed = Some((since, limit as usize));
-        let page = if state.ancient {
+        if state.ancient {
             state.pages += 1;
             Err(Error::new(Kind::Invalid, "unknown filter"))
         } else {
             state.page(None)
-        };
-        async move { page }.boxed()
+        }
     }
 
-    fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>> {
+    async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
         let state = self.state();
         let found = state.records.values().filter(|record| record["name"] == *name);
-        let found: Result<Vec<_>> = found.map(parsed).collect();
-        async move { found }.boxed()
+        found.map(parsed).collect()
     }
 
-    fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
+    async fn schema(&self) -> Result<Schema> {
         let attributes = [
             "id",
             "name",
@@ -200,28 +196,25 @@ impl Listing for FakeService {
             let state = self.state();
             (state.down, state.stuck)
         };
-        async move {
-            if stuck {
-                std::future::pending().await
-            } else if down {
-                Err(Error::new(Kind::Unreachable, "the fake is down"))
-            } else {
-                Ok(Schema { attributes })
-            }
+        if stuck {
+            std::future::pending().await
+        } else if down {
+            Err(Error::new(Kind::Unreachable, "the fake is down"))
+        } else {
+            Ok(Schema { attributes })
         }
-        .boxed()
     }
 }
 
+#[async_trait]
 impl Records for FakeService {
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
-        let image = self.state().records.get(id).ok_or_else(|| missing(id)).and_then(parsed);
-        async move { image }.boxed()
+    async fn show(&self, id: &ImageId) -> Result<Image> {
+        self.state().records.get(id).ok_or_else(|| missing(id)).and_then(parsed)
     }
 
-    fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
+    async fn create(&self, image: &NewImage) -> Result<Image> {
         let mut state = self.state();
-        let created = if state.records.contains_key(&image.id) {
+        if state.records.contains_key(&image.id) {
             Err(Error::new(Kind::Exists, "the id is taken"))
         } else {
             let mut body = json!({
@@ -230,51 +223,41 @@ impl Records for FakeService {
             body.as_object_mut().unwrap().extend(image.properties.iter().cloned());
             state.insert(&image.id, &body);
             parsed(&state.records[&image.id])
-        };
-        async move { created }.boxed()
-    }
-
-    fn upload_stream<'a>(
-        &'a self,
-        id: &'a ImageId,
-        _placement: &'a super::Placement,
-        data: BoxStream<'static, std::io::Result<Bytes>>,
-    ) -> BoxFuture<'a, Result<()>> {
-        async move {
-            let data: Vec<Bytes> = data.try_collect().await.map_err(|error| Error::io("the body", error))?;
-            let data = Bytes::from(data.concat());
-            let size = data.len() as u64;
-            let open = move || -> BoxStream<'static, std::io::Result<Bytes>> {
-                stream::iter([Ok(data.clone())]).boxed()
-            };
-            self.upload(id, size, &open).await
         }
-        .boxed()
     }
 
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
-        let body = open();
-        async move {
-            let data: Vec<Bytes> = body.try_collect().await.map_err(|error| Error::io("the body", error))?;
-            let data = data.concat();
-            if data.len() as u64 != size {
-                return Err(Error::new(Kind::Invalid, "size mismatch"));
-            }
-            let mut state = self.state();
-            let record = state.records.get(id).ok_or_else(|| missing(id))?;
-            if record["status"] != "queued" {
-                return Err(Error::new(Kind::Busy, "not queued"));
-            }
-            state.fill(id, data);
-            Ok(())
+    async fn upload_stream(
+        &self,
+        id: &ImageId,
+        _placement: &super::Placement,
+        data: BodyStream,
+    ) -> Result<()> {
+        let data: Vec<Bytes> = data.try_collect().await.map_err(|error| Error::io("the body", error))?;
+        let data = Bytes::from(data.concat());
+        let size = data.len() as u64;
+        let open = move || -> BodyStream { stream::iter([Ok(data.clone())]).boxed() };
+        self.upload(id, size, &open).await
+    }
+
+    async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()> {
+        let data: Vec<Bytes> = open().try_collect().await.map_err(|error| Error::io("the body", error))?;
+        let data = data.concat();
+        if data.len() as u64 != size {
+            return Err(Error::new(Kind::Invalid, "size mismatch"));
         }
-        .boxed()
+        let mut state = self.state();
+        let record = state.records.get(id).ok_or_else(|| missing(id))?;
+        if record["status"] != "queued" {
+            return Err(Error::new(Kind::Busy, "not queued"));
+        }
+        state.fill(id, data);
+        Ok(())
     }
 
-    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
+    async fn update(&self, id: &ImageId, changes: &[Change]) -> Result<Image> {
         let mut state = self.state();
         let at = state.tick();
-        let updated = state.records.get_mut(id).ok_or_else(|| missing(id)).and_then(|record| {
+        state.records.get_mut(id).ok_or_else(|| missing(id)).and_then(|record| {
             for change in changes {
                 let there = |key: &str| record.get(key).is_some();
                 match change {
@@ -294,42 +277,34 @@ impl Records for FakeService {
             }
             record["updated_at"] = at;
             parsed(record)
-        });
-        async move { updated }.boxed()
+        })
     }
 
-    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>> {
+    async fn set_readable(&self, id: &ImageId, readable: bool) -> Result<Image> {
         let status = if readable { "active" } else { "deactivated" };
         let mut state = self.state();
-        let set = state.records.get_mut(id).ok_or_else(|| missing(id)).and_then(|record| {
+        state.records.get_mut(id).ok_or_else(|| missing(id)).and_then(|record| {
             record["status"] = status.into();
             parsed(record)
-        });
-        async move { set }.boxed()
+        })
     }
 
-    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
+    async fn delete(&self, id: &ImageId) -> Result<()> {
         let mut state = self.state();
         state.data.remove(id);
-        let deleted = state.records.remove(id).map(drop).ok_or_else(|| missing(id));
-        async move { deleted }.boxed()
+        state.records.remove(id).map(drop).ok_or_else(|| missing(id))
     }
 }
 
 impl Facts for FakeService {}
 
+#[async_trait]
 impl Downloads for FakeService {
-    fn download<'a>(
-        &'a self,
-        id: &'a ImageId,
-        size: u64,
-        range: Option<ByteRange>,
-    ) -> BoxFuture<'a, Result<Download>> {
-        let download = self.state().data.get(id).ok_or_else(|| missing(id)).map(|data| {
+    async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
+        self.state().data.get(id).ok_or_else(|| missing(id)).map(|data| {
             let range = range.unwrap_or(ByteRange::new(0, size));
             let bytes = Bytes::copy_from_slice(&data[range.start as usize..range.end as usize]);
             Download { range, chunks: stream::iter([Ok(bytes)]).boxed() }
-        });
-        async move { download }.boxed()
+        })
     }
 }

@@ -45,7 +45,7 @@ pub use only::OnlyImage;
 pub use patch::Change;
 pub use record::NewImage;
 pub use schema::Schema;
-pub use service::{Cloud, Downloads, Facts, ImageService, Listing, OpenBody, Records};
+pub use service::{BodyStream, Cloud, Downloads, Facts, ImageService, Listing, OpenBody, Records};
 pub use sharing::{Member, Verdict};
 pub use upload::{Destination, Placement};
 pub use v1::{GlanceV1, V1Member};

@@ -5,9 +5,7 @@
 
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use async_trait::async_trait;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -18,8 +16,8 @@ use super::client::Request;
 use super::error::{Operation, failed};
 use super::v1::GlanceV1;
 use super::{
-    Change, Cloud, Download, Downloads, Facts, Glance, Image, ImageService, Listing, Member, NewImage,
-    NextPage, OpenBody, Page, Placement, Records, Schema, Store, Usage,
+    BodyStream, Change, Cloud, Download, Downloads, Facts, Glance, Image, ImageService, Listing, Member,
+    NewImage, NextPage, OpenBody, Page, Placement, Records, Schema, Store, Usage,
 };
 use crate::config::ApiVersion;
 use crate::error::{Error, Kind, Result};
@@ -144,21 +142,22 @@ impl Cloud for Negotiated {
     }
 }
 
+#[async_trait]
 impl Listing for Negotiated {
-    fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(async move { self.service().await?.list(limit, next).await })
+    async fn list(&self, limit: u32, next: Option<&NextPage>) -> Result<Page> {
+        self.service().await?.list(limit, next).await
     }
 
-    fn changed_since(&self, since: SystemTime, limit: u32) -> BoxFuture<'_, Result<Page>> {
-        Box::pin(async move { self.service().await?.changed_since(since, limit).await })
+    async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page> {
+        self.service().await?.changed_since(since, limit).await
     }
 
-    fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>> {
-        Box::pin(async move { self.service().await?.find_by_name(name).await })
+    async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
+        self.service().await?.find_by_name(name).await
     }
 
-    fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
-        Box::pin(async move { self.service().await?.schema().await })
+    async fn schema(&self) -> Result<Schema> {
+        self.service().await?.schema().await
     }
 
     fn lists(&self, image: &Image) -> bool {
@@ -167,90 +166,77 @@ impl Listing for Negotiated {
     }
 }
 
+#[async_trait]
 impl Records for Negotiated {
-    fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(async move { self.service().await?.create(image).await })
+    async fn create(&self, image: &NewImage) -> Result<Image> {
+        self.service().await?.create(image).await
     }
 
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.service().await?.upload(id, size, open).await })
+    async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()> {
+        self.service().await?.upload(id, size, open).await
     }
 
-    fn upload_stream<'a>(
-        &'a self,
-        id: &'a ImageId,
-        placement: &'a Placement,
-        data: BoxStream<'static, std::io::Result<Bytes>>,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.service().await?.upload_stream(id, placement, data).await })
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        self.service().await?.upload_stream(id, placement, data).await
     }
 
-    fn upload_to<'a>(
-        &'a self,
-        id: &'a ImageId,
+    async fn upload_to(
+        &self,
+        id: &ImageId,
         size: u64,
-        placement: &'a Placement,
-        open: &'a OpenBody<'a>,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.service().await?.upload_to(id, size, placement, open).await })
+        placement: &Placement,
+        open: &OpenBody<'_>,
+    ) -> Result<()> {
+        self.service().await?.upload_to(id, size, placement, open).await
     }
 
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(async move { self.service().await?.show(id).await })
+    async fn show(&self, id: &ImageId) -> Result<Image> {
+        self.service().await?.show(id).await
     }
 
-    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(async move { self.service().await?.update(id, changes).await })
+    async fn update(&self, id: &ImageId, changes: &[Change]) -> Result<Image> {
+        self.service().await?.update(id, changes).await
     }
 
-    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(async move { self.service().await?.set_readable(id, readable).await })
+    async fn set_readable(&self, id: &ImageId, readable: bool) -> Result<Image> {
+        self.service().await?.set_readable(id, readable).await
     }
 
-    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.service().await?.delete(id).await })
+    async fn delete(&self, id: &ImageId) -> Result<()> {
+        self.service().await?.delete(id).await
     }
 }
 
+#[async_trait]
 impl Facts for Negotiated {
-    fn members<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Member>>> {
-        Box::pin(async move { self.service().await?.members(id).await })
+    async fn members(&self, id: &ImageId) -> Result<Vec<Member>> {
+        self.service().await?.members(id).await
     }
 
-    fn locations<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Map<String, Value>>> {
-        Box::pin(async move { self.service().await?.locations(id).await })
+    async fn locations(&self, id: &ImageId) -> Result<Map<String, Value>> {
+        self.service().await?.locations(id).await
     }
 
-    fn stores(&self) -> BoxFuture<'_, Result<Vec<Store>>> {
-        Box::pin(async move { self.service().await?.stores().await })
+    async fn stores(&self) -> Result<Vec<Store>> {
+        self.service().await?.stores().await
     }
 
-    fn usage(&self) -> BoxFuture<'_, Result<Usage>> {
-        Box::pin(async move { self.service().await?.usage().await })
+    async fn usage(&self) -> Result<Usage> {
+        self.service().await?.usage().await
     }
 }
 
+#[async_trait]
 impl Downloads for Negotiated {
-    fn download<'a>(
-        &'a self,
-        id: &'a ImageId,
-        size: u64,
-        range: Option<ByteRange>,
-    ) -> BoxFuture<'a, Result<Download>> {
-        Box::pin(async move { self.service().await?.download(id, size, range).await })
+    async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
+        self.service().await?.download(id, size, range).await
     }
 
-    fn places<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Url>>> {
-        Box::pin(async move { self.service().await?.places(id).await })
+    async fn places(&self, id: &ImageId) -> Result<Vec<Url>> {
+        self.service().await?.places(id).await
     }
 
-    fn download_at<'a>(
-        &'a self,
-        url: &'a Url,
-        id: &'a ImageId,
-        size: u64,
-        range: ByteRange,
-    ) -> BoxFuture<'a, Result<Download>> {
-        Box::pin(async move { self.service().await?.download_at(url, id, size, range).await })
+    async fn download_at(&self, url: &Url, id: &ImageId, size: u64, range: ByteRange) -> Result<Download> {
+        self.service().await?.download_at(url, id, size, range).await
     }
 }

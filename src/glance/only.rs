@@ -7,16 +7,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use futures_util::future::{self, BoxFuture};
-use futures_util::stream::BoxStream;
+use async_trait::async_trait;
 use url::Url;
 
 use super::facts::{Store, Usage};
 use super::sharing::Member;
 use super::{
-    Change, Cloud, Download, Downloads, Facts, Image, ImageService, Listing, NewImage, NextPage, OpenBody,
-    Page, Placement, Records, Schema,
+    BodyStream, Change, Cloud, Download, Downloads, Facts, Image, ImageService, Listing, NewImage, NextPage,
+    OpenBody, Page, Placement, Records, Schema,
 };
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
@@ -33,16 +31,12 @@ impl OnlyImage {
         Self { whole, id }
     }
 
-    /// The call if it concerns our image.
-    fn ours<'a, T: Send + 'a>(
-        &'a self,
-        id: &ImageId,
-        call: impl FnOnce(&'a dyn ImageService) -> BoxFuture<'a, Result<T>>,
-    ) -> BoxFuture<'a, Result<T>> {
+    /// The service, for what concerns our image.
+    fn ours(&self, id: &ImageId) -> Result<&dyn ImageService> {
         if *id == self.id {
-            return call(&*self.whole);
+            return Ok(&*self.whole);
         }
-        Box::pin(future::ready(Err(Error::new(Kind::NotFound, "another image than the one that is mounted"))))
+        Err(Error::new(Kind::NotFound, "another image than the one that is mounted"))
     }
 }
 
@@ -60,127 +54,108 @@ impl Cloud for OnlyImage {
     }
 }
 
+#[async_trait]
 impl Listing for OnlyImage {
-    fn list<'a>(&'a self, _limit: u32, _next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(async {
-            match self.whole.show(&self.id).await {
-                Ok(image) => Ok(Page { images: vec![image], next: None, next_view: None }),
-                Err(error) if error.kind() == Kind::NotFound => {
-                    Ok(Page { images: vec![], next: None, next_view: None })
-                }
-                Err(error) => Err(error),
+    async fn list(&self, _limit: u32, _next: Option<&NextPage>) -> Result<Page> {
+        match self.whole.show(&self.id).await {
+            Ok(image) => Ok(Page { images: vec![image], next: None, next_view: None }),
+            Err(error) if error.kind() == Kind::NotFound => {
+                Ok(Page { images: vec![], next: None, next_view: None })
             }
-        })
+            Err(error) => Err(error),
+        }
     }
 
-    fn changed_since(&self, _since: SystemTime, limit: u32) -> BoxFuture<'_, Result<Page>> {
-        self.list(limit, None)
+    async fn changed_since(&self, _since: SystemTime, limit: u32) -> Result<Page> {
+        self.list(limit, None).await
     }
 
-    fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>> {
-        Box::pin(async move {
-            let mut images = self.list(1, None).await?.images;
-            images.retain(|image| image.name.as_deref() == Some(name));
-            Ok(images)
-        })
+    async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
+        let mut images = self.list(1, None).await?.images;
+        images.retain(|image| image.name.as_deref() == Some(name));
+        Ok(images)
     }
 
-    fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
-        self.whole.schema()
+    async fn schema(&self) -> Result<Schema> {
+        self.whole.schema().await
     }
 }
 
+#[async_trait]
 impl Records for OnlyImage {
-    fn create<'a>(&'a self, _image: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(future::ready(Err(Error::new(
+    async fn create(&self, _image: &NewImage) -> Result<Image> {
+        Err(Error::new(
             Kind::NotPermitted,
             "a single image is mounted here: mount its cloud to create others",
-        ))))
+        ))
     }
 
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
-        self.ours(id, |whole| whole.upload(id, size, open))
+    async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()> {
+        self.ours(id)?.upload(id, size, open).await
     }
 
-    fn upload_stream<'a>(
-        &'a self,
-        id: &'a ImageId,
-        placement: &'a Placement,
-        data: BoxStream<'static, std::io::Result<Bytes>>,
-    ) -> BoxFuture<'a, Result<()>> {
-        self.ours(id, |whole| whole.upload_stream(id, placement, data))
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        self.ours(id)?.upload_stream(id, placement, data).await
     }
 
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
-        self.ours(id, |whole| whole.show(id))
+    async fn show(&self, id: &ImageId) -> Result<Image> {
+        self.ours(id)?.show(id).await
     }
 
-    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
-        self.ours(id, |whole| whole.update(id, changes))
+    async fn update(&self, id: &ImageId, changes: &[Change]) -> Result<Image> {
+        self.ours(id)?.update(id, changes).await
     }
 
-    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
-        self.ours(id, |whole| whole.delete(id))
+    async fn delete(&self, id: &ImageId) -> Result<()> {
+        self.ours(id)?.delete(id).await
     }
 
-    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>> {
-        self.ours(id, |whole| whole.set_readable(id, readable))
+    async fn set_readable(&self, id: &ImageId, readable: bool) -> Result<Image> {
+        self.ours(id)?.set_readable(id, readable).await
     }
 
-    fn upload_to<'a>(
-        &'a self,
-        id: &'a ImageId,
+    async fn upload_to(
+        &self,
+        id: &ImageId,
         size: u64,
-        placement: &'a Placement,
-        open: &'a OpenBody<'a>,
-    ) -> BoxFuture<'a, Result<()>> {
-        self.ours(id, |whole| whole.upload_to(id, size, placement, open))
+        placement: &Placement,
+        open: &OpenBody<'_>,
+    ) -> Result<()> {
+        self.ours(id)?.upload_to(id, size, placement, open).await
     }
 }
 
+#[async_trait]
 impl Downloads for OnlyImage {
-    fn download<'a>(
-        &'a self,
-        id: &'a ImageId,
-        size: u64,
-        range: Option<ByteRange>,
-    ) -> BoxFuture<'a, Result<Download>> {
-        self.ours(id, |whole| whole.download(id, size, range))
+    async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
+        self.ours(id)?.download(id, size, range).await
     }
 
-    fn places<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Url>>> {
-        self.ours(id, |whole| whole.places(id))
+    async fn places(&self, id: &ImageId) -> Result<Vec<Url>> {
+        self.ours(id)?.places(id).await
     }
 
-    fn download_at<'a>(
-        &'a self,
-        url: &'a Url,
-        id: &'a ImageId,
-        size: u64,
-        range: ByteRange,
-    ) -> BoxFuture<'a, Result<Download>> {
-        self.ours(id, |whole| whole.download_at(url, id, size, range))
+    async fn download_at(&self, url: &Url, id: &ImageId, size: u64, range: ByteRange) -> Result<Download> {
+        self.ours(id)?.download_at(url, id, size, range).await
     }
 }
 
+#[async_trait]
 impl Facts for OnlyImage {
-    fn members<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Member>>> {
-        self.ours(id, |whole| whole.members(id))
+    async fn members(&self, id: &ImageId) -> Result<Vec<Member>> {
+        self.ours(id)?.members(id).await
     }
 
-    fn locations<'a>(
-        &'a self,
-        id: &'a ImageId,
-    ) -> BoxFuture<'a, Result<serde_json::Map<String, serde_json::Value>>> {
-        self.ours(id, |whole| whole.locations(id))
+    async fn locations(&self, id: &ImageId) -> Result<serde_json::Map<String, serde_json::Value>> {
+        self.ours(id)?.locations(id).await
     }
 
-    fn stores(&self) -> BoxFuture<'_, Result<Vec<Store>>> {
-        self.whole.stores()
+    async fn stores(&self) -> Result<Vec<Store>> {
+        self.whole.stores().await
     }
 
-    fn usage(&self) -> BoxFuture<'_, Result<Usage>> {
-        self.whole.usage()
+    async fn usage(&self) -> Result<Usage> {
+        self.whole.usage().await
     }
 }
 

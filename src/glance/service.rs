@@ -6,8 +6,8 @@
 
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::{self, BoxFuture};
 use futures_util::stream::BoxStream;
 use serde_json::{Map, Value};
 use url::Url;
@@ -19,8 +19,11 @@ use super::{
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
 
+/// The bytes of an upload, in order.
+pub type BodyStream = BoxStream<'static, std::io::Result<Bytes>>;
+
 /// Opens the bytes of an upload from the start, once for each attempt.
-pub type OpenBody<'a> = dyn Fn() -> BoxStream<'static, std::io::Result<Bytes>> + Send + Sync + 'a;
+pub type OpenBody<'a> = dyn Fn() -> BodyStream + Send + Sync + 'a;
 
 /// Which cloud, and as whom.
 pub trait Cloud: Send + Sync + 'static {
@@ -35,15 +38,16 @@ pub trait Cloud: Send + Sync + 'static {
 }
 
 /// What `catalog` asks for.
+#[async_trait]
 pub trait Listing: Cloud {
     /// One page of the listing.
-    fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>>;
+    async fn list(&self, limit: u32, next: Option<&NextPage>) -> Result<Page>;
     /// The first page of the images changed since a time, the latest first.
-    fn changed_since(&self, since: SystemTime, limit: u32) -> BoxFuture<'_, Result<Page>>;
+    async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page>;
     /// Every visible image of exactly this name.
-    fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>>;
+    async fn find_by_name(&self, name: &str) -> Result<Vec<Image>>;
     /// Which keys are attributes.
-    fn schema(&self) -> BoxFuture<'_, Result<Schema>>;
+    async fn schema(&self) -> Result<Schema>;
     /// An image that we changed is in the listing.
     fn lists(&self, _image: &Image) -> bool {
         true
@@ -51,87 +55,80 @@ pub trait Listing: Cloud {
 }
 
 /// What `write` and `fs` do to records.
+#[async_trait]
 pub trait Records: Cloud {
     /// A new record.
-    fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>>;
+    async fn create(&self, image: &NewImage) -> Result<Image>;
     /// The data of a queued record.
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>>;
+    async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()>;
     /// The data of a queued record, of a length that is not known, to a place.
-    fn upload_stream<'a>(
-        &'a self,
-        id: &'a ImageId,
-        placement: &'a Placement,
-        data: BoxStream<'static, std::io::Result<Bytes>>,
-    ) -> BoxFuture<'a, Result<()>>;
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()>;
     /// The same, to a place.
-    fn upload_to<'a>(
-        &'a self,
-        id: &'a ImageId,
+    async fn upload_to(
+        &self,
+        id: &ImageId,
         size: u64,
-        _placement: &'a Placement,
-        open: &'a OpenBody<'a>,
-    ) -> BoxFuture<'a, Result<()>> {
-        self.upload(id, size, open)
+        _placement: &Placement,
+        open: &OpenBody<'_>,
+    ) -> Result<()> {
+        self.upload(id, size, open).await
     }
     /// One image.
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>>;
+    async fn show(&self, id: &ImageId) -> Result<Image>;
     /// Changes of a record.
-    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>>;
+    async fn update(&self, id: &ImageId, changes: &[Change]) -> Result<Image>;
     /// Deactivates an image, or (`readable`) reactivates it.
-    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>>;
+    async fn set_readable(&self, id: &ImageId, readable: bool) -> Result<Image>;
     /// The end of an image.
-    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>>;
+    async fn delete(&self, id: &ImageId) -> Result<()>;
 }
 
 /// What `source` asks for.
+#[async_trait]
 pub trait Downloads: Send + Sync + 'static {
     /// The data of an image, or a range of them.
-    fn download<'a>(
-        &'a self,
-        id: &'a ImageId,
-        size: u64,
-        range: Option<ByteRange>,
-    ) -> BoxFuture<'a, Result<Download>>;
+    async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download>;
 
     /// Where the data of an image are stored; none where that is not told.
-    fn places<'a>(&'a self, _id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Url>>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+    async fn places(&self, _id: &ImageId) -> Result<Vec<Url>> {
+        Ok(Vec::new())
     }
 
     /// A range of the data of an image from one of these places, without a token.
-    fn download_at<'a>(
-        &'a self,
-        _url: &'a Url,
-        _id: &'a ImageId,
+    async fn download_at(
+        &self,
+        _url: &Url,
+        _id: &ImageId,
         _size: u64,
         _range: ByteRange,
-    ) -> BoxFuture<'a, Result<Download>> {
-        Box::pin(std::future::ready(Err(Error::new(Kind::NotSupported, "no locations can be read"))))
+    ) -> Result<Download> {
+        Err(Error::new(Kind::NotSupported, "no locations can be read"))
     }
 }
 
 /// What `fs` asks for besides records, when somebody wants to know it. A service need not know any of it.
+#[async_trait]
 pub trait Facts: Send + Sync + 'static {
     /// The projects that an image is shared with.
-    fn members<'a>(&'a self, _id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Member>>> {
-        unknown()
+    async fn members(&self, _id: &ImageId) -> Result<Vec<Member>> {
+        Err(unknown())
     }
     /// `direct_url` and `locations` of an image.
-    fn locations<'a>(&'a self, _id: &'a ImageId) -> BoxFuture<'a, Result<Map<String, Value>>> {
-        unknown()
+    async fn locations(&self, _id: &ImageId) -> Result<Map<String, Value>> {
+        Err(unknown())
     }
     /// The stores of the service.
-    fn stores(&self) -> BoxFuture<'_, Result<Vec<Store>>> {
-        unknown()
+    async fn stores(&self) -> Result<Vec<Store>> {
+        Err(unknown())
     }
     /// What the project uses and may use.
-    fn usage(&self) -> BoxFuture<'_, Result<Usage>> {
-        unknown()
+    async fn usage(&self) -> Result<Usage> {
+        Err(unknown())
     }
 }
 
-fn unknown<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T>> {
-    Box::pin(future::ready(Err(Error::new(Kind::NotSupported, "this service does not tell"))))
+fn unknown() -> Error {
+    Error::new(Kind::NotSupported, "this service does not tell")
 }
 
 /// All of it.
@@ -149,21 +146,22 @@ impl Cloud for Glance {
     }
 }
 
+#[async_trait]
 impl Listing for Glance {
-    fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(Glance::list(self, limit, next))
+    async fn list(&self, limit: u32, next: Option<&NextPage>) -> Result<Page> {
+        Glance::list(self, limit, next).await
     }
 
-    fn changed_since(&self, since: SystemTime, limit: u32) -> BoxFuture<'_, Result<Page>> {
-        Box::pin(Glance::changed_since(self, since, limit))
+    async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page> {
+        Glance::changed_since(self, since, limit).await
     }
 
-    fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>> {
-        Box::pin(Glance::find_by_name(self, name))
+    async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
+        Glance::find_by_name(self, name).await
     }
 
-    fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
-        Box::pin(Glance::schema(self))
+    async fn schema(&self) -> Result<Schema> {
+        Glance::schema(self).await
     }
 
     fn lists(&self, image: &Image) -> bool {
@@ -171,90 +169,77 @@ impl Listing for Glance {
     }
 }
 
+#[async_trait]
 impl Records for Glance {
-    fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(Glance::create(self, image))
+    async fn create(&self, image: &NewImage) -> Result<Image> {
+        Glance::create(self, image).await
     }
 
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
-        Box::pin(Glance::upload(self, id, size, open))
+    async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()> {
+        Glance::upload(self, id, size, open).await
     }
 
-    fn upload_stream<'a>(
-        &'a self,
-        id: &'a ImageId,
-        placement: &'a Placement,
-        data: BoxStream<'static, std::io::Result<Bytes>>,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(Glance::upload_stream(self, id, placement, data))
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        Glance::upload_stream(self, id, placement, data).await
     }
 
-    fn upload_to<'a>(
-        &'a self,
-        id: &'a ImageId,
+    async fn upload_to(
+        &self,
+        id: &ImageId,
         size: u64,
-        placement: &'a Placement,
-        open: &'a OpenBody<'a>,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(Glance::upload_to(self, Destination::Store, id, size, placement, open))
+        placement: &Placement,
+        open: &OpenBody<'_>,
+    ) -> Result<()> {
+        Glance::upload_to(self, Destination::Store, id, size, placement, open).await
     }
 
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(Glance::show(self, id))
+    async fn show(&self, id: &ImageId) -> Result<Image> {
+        Glance::show(self, id).await
     }
 
-    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(Glance::update(self, id, changes))
+    async fn update(&self, id: &ImageId, changes: &[Change]) -> Result<Image> {
+        Glance::update(self, id, changes).await
     }
 
-    fn set_readable<'a>(&'a self, id: &'a ImageId, readable: bool) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(Glance::set_readable(self, id, readable))
+    async fn set_readable(&self, id: &ImageId, readable: bool) -> Result<Image> {
+        Glance::set_readable(self, id, readable).await
     }
 
-    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
-        Box::pin(Glance::delete(self, id))
+    async fn delete(&self, id: &ImageId) -> Result<()> {
+        Glance::delete(self, id).await
     }
 }
 
+#[async_trait]
 impl Downloads for Glance {
-    fn download<'a>(
-        &'a self,
-        id: &'a ImageId,
-        size: u64,
-        range: Option<ByteRange>,
-    ) -> BoxFuture<'a, Result<Download>> {
-        Box::pin(Glance::download(self, id, size, range))
+    async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
+        Glance::download(self, id, size, range).await
     }
 
-    fn places<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Url>>> {
-        Box::pin(Glance::places(self, id))
+    async fn places(&self, id: &ImageId) -> Result<Vec<Url>> {
+        Glance::places(self, id).await
     }
 
-    fn download_at<'a>(
-        &'a self,
-        url: &'a Url,
-        id: &'a ImageId,
-        size: u64,
-        range: ByteRange,
-    ) -> BoxFuture<'a, Result<Download>> {
-        Box::pin(Glance::download_at(self, url, id, size, range))
+    async fn download_at(&self, url: &Url, id: &ImageId, size: u64, range: ByteRange) -> Result<Download> {
+        Glance::download_at(self, url, id, size, range).await
     }
 }
 
+#[async_trait]
 impl Facts for Glance {
-    fn members<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Member>>> {
-        Box::pin(Glance::members(self, id))
+    async fn members(&self, id: &ImageId) -> Result<Vec<Member>> {
+        Glance::members(self, id).await
     }
 
-    fn locations<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Map<String, Value>>> {
-        Box::pin(Glance::locations(self, id))
+    async fn locations(&self, id: &ImageId) -> Result<Map<String, Value>> {
+        Glance::locations(self, id).await
     }
 
-    fn stores(&self) -> BoxFuture<'_, Result<Vec<Store>>> {
-        Box::pin(Glance::stores(self))
+    async fn stores(&self) -> Result<Vec<Store>> {
+        Glance::stores(self).await
     }
 
-    fn usage(&self) -> BoxFuture<'_, Result<Usage>> {
-        Box::pin(Glance::usage(self))
+    async fn usage(&self) -> Result<Usage> {
+        Glance::usage(self).await
     }
 }

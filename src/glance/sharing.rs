@@ -2,6 +2,7 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -30,8 +31,8 @@ pub enum Verdict {
 }
 
 #[derive(Deserialize)]
-struct Members {
-    members: Vec<Member>,
+struct Members<M> {
+    members: Vec<M>,
 }
 
 impl Glance {
@@ -40,10 +41,15 @@ impl Glance {
     /// # Errors
     /// `Forbidden` for images that are not `shared`; `NotFound`.
     pub async fn members(&self, id: &ImageId) -> Result<Vec<Member>> {
-        let (path, subject) = (format!("{}/members", path(id)), subject(id));
+        self.members_of(&path(id), id).await
+    }
+
+    /// The members of the image at `path`, of either version of the API.
+    pub(super) async fn members_of<M: DeserializeOwned>(&self, path: &str, id: &ImageId) -> Result<Vec<M>> {
+        let (path, subject) = (format!("{path}/members"), subject(id));
         let request = Request::new(Operation::Members, Method::GET, &path, &subject);
         let answer = self.exchange(&request).await?.success(&request)?;
-        let members: Members = serde_json::from_slice(&answer.body).map_err(|error| {
+        let members: Members<M> = serde_json::from_slice(&answer.body).map_err(|error| {
             let what = "the answer is no list of members";
             failed(Operation::Members, &subject, Kind::ServerError, what).with_source(error)
         })?;

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use futures_util::stream::BoxStream;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Method, StatusCode};
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, Sleep, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -29,6 +29,7 @@ use super::error::{Operation, answered, failed};
 use super::image::{Image, Status};
 use super::record::{path, subject};
 use super::retry::{Backoff, Worth, worth};
+use super::service::{BodyStream, OpenBody};
 use super::v1::{self, GlanceV1};
 use crate::auth::Credential;
 use crate::error::{Error, Kind, Result};
@@ -131,12 +132,7 @@ impl Glance {
     /// `NoSpace`, `TooLarge`; `WrongFormat`, after which the record must be deleted; `NotFound` when the image was
     /// deleted meanwhile; `TimedOut` when no byte moved for the configured timeout, or no answer came for ten minutes
     /// after the last.
-    pub async fn upload(
-        &self,
-        id: &ImageId,
-        size: u64,
-        open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
-    ) -> Result<()> {
+    pub async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()> {
         self.upload_to(Destination::Store, id, size, &Placement::default(), open).await
     }
 
@@ -150,16 +146,10 @@ impl Glance {
         id: &ImageId,
         size: u64,
         placement: &Placement,
-        open: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
+        open: &OpenBody<'_>,
     ) -> Result<()> {
         let subject = subject(id);
-        // Bounded by the progress that each of those ahead must make.
-        let _permit = self
-            .inner
-            .uploads
-            .acquire()
-            .await
-            .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
+        let _turn = self.turn(&subject).await?;
         let mut backoff = Backoff::default();
         let (mut tries, mut retries, mut renewed) = (0, 0, false);
         let mut moved_at = Instant::now();
@@ -207,12 +197,7 @@ impl Glance {
     /// # Errors
     /// As [`upload`](Self::upload). `TimedOut` when the server took none of the bytes that were there for the
     /// configured timeout; waiting for `data` counts as progress. `ServerError` when the token was refused and renewed.
-    pub async fn upload_stream(
-        &self,
-        id: &ImageId,
-        placement: &Placement,
-        data: BoxStream<'static, io::Result<Bytes>>,
-    ) -> Result<()> {
+    pub async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
         self.upload_stream_to(Destination::Store, id, placement, data).await
     }
 
@@ -221,15 +206,10 @@ impl Glance {
         to: Destination,
         id: &ImageId,
         placement: &Placement,
-        data: BoxStream<'static, io::Result<Bytes>>,
+        data: BodyStream,
     ) -> Result<()> {
         let subject = subject(id);
-        let _permit = self
-            .inner
-            .uploads
-            .acquire()
-            .await
-            .map_err(|_| failed(Operation::Upload, &subject, Kind::Interrupted, "glancefs is ending"))?;
+        let _turn = self.turn(&subject).await?;
         let credential = self.inner.auth.credential().await?;
         let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement };
         match self.put(id, &subject, data, &credential, &mut Instant::now()).await {
@@ -249,6 +229,12 @@ impl Glance {
             | Outcome::Conflict(error)
             | Outcome::Failed(error) => Err(error),
         }
+    }
+
+    /// A place among the uploads that may run. The wait is bounded by the progress that each of those ahead must make.
+    async fn turn(&self, subject: &str) -> Result<SemaphorePermit<'_>> {
+        let ending = |_| failed(Operation::Upload, subject, Kind::Interrupted, "glancefs is ending");
+        self.inner.uploads.acquire().await.map_err(ending)
     }
 
     /// One try; `moved_at` is when a byte moved last, in this try or before.
@@ -416,7 +402,7 @@ struct Data<'a> {
     /// `None`: until its end.
     size: Option<u64>,
     placement: &'a Placement,
-    stream: BoxStream<'static, io::Result<Bytes>>,
+    stream: BodyStream,
     /// How long to wait for a refusal first.
     patience: Duration,
 }
@@ -463,7 +449,7 @@ impl Progress {
 /// asked (`yield_now` promises that), and pending twice, since hyper looks for more of the body twice in one run
 /// (`hyper::proto::h1::dispatch::poll_loop`). What remains is a refusal that comes between that look and the write.
 struct Paced {
-    data: BoxStream<'static, io::Result<Bytes>>,
+    data: BodyStream,
     chunk: Bytes,
     /// `None`: until its end.
     left: Option<u64>,

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream;
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
@@ -28,8 +28,8 @@ use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::format::disk_format_of;
 use crate::glance::{
-    Destination, Glance, GlanceV1, Image, ImportMethod, ImportStores, Negotiated, NewImage, Placement,
-    Records, Versioned, v1_lacks,
+    BodyStream, Destination, Glance, GlanceV1, Image, ImportMethod, ImportStores, Negotiated, NewImage,
+    Placement, Records, Versioned, v1_lacks,
 };
 use crate::units::{ImageId, human_bytes};
 
@@ -273,7 +273,7 @@ async fn stage(glance: &Glance, id: &ImageId, path: &Path, shown: &mut Shown) ->
 }
 
 /// The first `size` bytes of a file, from its start; counted as they are taken.
-fn content(file: &Arc<File>, size: u64, sent: &Arc<AtomicU64>) -> BoxStream<'static, std::io::Result<Bytes>> {
+fn content(file: &Arc<File>, size: u64, sent: &Arc<AtomicU64>) -> BodyStream {
     let (file, sent) = (Arc::clone(file), Arc::clone(sent));
     sent.store(0, Ordering::Relaxed);
     let reader = async move {

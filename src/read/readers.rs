@@ -16,15 +16,13 @@ use crate::error::{Error, Kind, Result};
 use crate::units::{BlockIndex, BlockRange, ByteRange};
 
 use super::Reader;
-use super::profile::{Profile, Recording, Store, digest_text, requests};
+use super::profile::{Gaps, Profile, Recording, Store, digest_text, requests};
 
 /// How long the first readers of an image are watched: a guest under software emulation takes two minutes to
 /// start.
 const WATCHED: Duration = Duration::from_secs(180);
 /// Requests for a profile at once: what the connections leave to prefetch by default.
 const AT_ONCE: usize = 6;
-/// A gap that takes this part of a request's time is fetched along, as six requests are under way at once.
-const GAP_PART: u64 = 8;
 
 /// The boot profile in an image's record, looked up when it is wanted.
 pub type Published = BoxFuture<'static, Option<String>>;
@@ -153,11 +151,11 @@ async fn fetch_ahead(
     tracing::debug!(image = %image.cache_key(), blocks = profile.blocks().count(), "fetching by its boot profile");
     let mut batches = profile.batches();
     // The first shows how fast this server is, and so which gaps are worth a request.
-    let first: Vec<BlockRange> = batches.next().map(|batch| requests(batch, 0)).unwrap_or_default();
+    let first: Vec<BlockRange> = batches.next().map(|batch| requests(batch, Gaps::NONE)).unwrap_or_default();
     let fetched = match image.fill(first, AT_ONCE).await {
         Ok(()) => {
-            let gap = image.pace().worth() / GAP_PART;
-            image.fill(batches.flat_map(|batch| requests(batch, gap)).collect(), AT_ONCE).await
+            let gaps = Gaps::worth_it(image.pace(), AT_ONCE as u64);
+            image.fill(batches.flat_map(|batch| requests(batch, gaps)).collect(), AT_ONCE).await
         }
         Err(error) => Err(error),
     };

@@ -58,8 +58,15 @@ pub(super) struct Body {
     fruitless: u32,
     wrong: u32,
     last_byte: Instant,
-    /// When the first chunk of the current body came, and the bytes after it.
-    running: Option<(Instant, u64)>,
+    /// The present request, for the pace.
+    sample: Option<Sample>,
+}
+
+/// What one request shows of its server.
+struct Sample {
+    sent: Instant,
+    first_byte: Duration,
+    bytes: u64,
 }
 
 impl Body {
@@ -88,7 +95,7 @@ impl Body {
             fruitless: 0,
             wrong: 0,
             last_byte: Instant::now(),
-            running: None,
+            sample: None,
         }
     }
 
@@ -115,8 +122,9 @@ impl Body {
         };
         let sent = Instant::now();
         let download = self.downloads.download(&self.id, self.size, asked).await?;
-        self.shared.pace.first_byte(sent.elapsed());
-        self.running = None;
+        let first_byte = sent.elapsed();
+        self.shared.pace.first_byte(first_byte);
+        self.sample = Some(Sample { sent, first_byte, bytes: 0 });
         let expected = asked.unwrap_or(ByteRange::new(0, self.size));
         if download.range != expected {
             let got = download.range;
@@ -130,8 +138,8 @@ impl Body {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             if self.rest.is_empty() {
-                if let Some((since, bytes)) = self.running.take() {
-                    self.shared.pace.body(bytes, self.last_byte - since);
+                if let Some(Sample { sent, first_byte, bytes }) = self.sample.take() {
+                    self.shared.pace.body(bytes, first_byte, self.last_byte - sent);
                 }
                 return Ok(None);
             }
@@ -139,7 +147,9 @@ impl Body {
                 Some((at, mut chunks)) => match tokio::time::timeout(self.stall(), chunks.next()).await {
                     Ok(Some(Ok(chunk))) => {
                         self.last_byte = Instant::now();
-                        self.measure(chunk.len() as u64);
+                        if let Some(sample) = &mut self.sample {
+                            sample.bytes += chunk.len() as u64;
+                        }
                         let end = at.saturating_add(chunk.len() as u64);
                         if end > self.rest.end {
                             Error::new(Kind::Integrity, "the server sent more bytes than it promised")
@@ -168,14 +178,6 @@ impl Body {
         }
     }
 
-    /// Counts what follows the first chunk of a body, for its bandwidth.
-    fn measure(&mut self, len: u64) {
-        match &mut self.running {
-            Some((_, bytes)) => *bytes += len,
-            first => *first = Some((self.last_byte, 0)),
-        }
-    }
-
     /// How long one silent body is waited for: a third of the deadline, which leaves time to go on elsewhere.
     fn stall(&self) -> Duration {
         self.shared.patience / 3
@@ -200,7 +202,7 @@ impl Body {
             Plan::Range(_) => RANGE_BODIES,
             Plan::Whole => WHOLE_BODIES,
         };
-        self.bodies += u32::from(self.running.take().is_some());
+        self.bodies += u32::from(self.sample.take().is_some_and(|sample| sample.bytes > 0));
         self.fruitless += 1;
         let over = match failure.kind() {
             Kind::NotFound => return Err(failure.with_kind(Kind::Stale)),

@@ -4,10 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{StreamExt, stream};
 
 use crate::config::HttpConfig;
 use crate::error::{Error, Kind, Result};
@@ -149,13 +148,9 @@ impl FakeDownloads {
     }
 }
 
+#[async_trait]
 impl Downloads for FakeDownloads {
-    fn download<'a>(
-        &'a self,
-        _id: &'a ImageId,
-        size: u64,
-        range: Option<ByteRange>,
-    ) -> BoxFuture<'a, Result<Download>> {
-        async move { self.answer(size, range) }.boxed()
+    async fn download(&self, _id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
+        self.answer(size, range)
     }
 }

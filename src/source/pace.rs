@@ -20,8 +20,10 @@ const LARGEST_CHUNK: u64 = 1 << 20;
 const WORTH_WIDENING: Duration = Duration::from_millis(1);
 /// A worse sample moves the estimate by this part: load of the moment should not look like distance.
 const DECAY: u32 = 16;
-/// The bytes after a body's first chunk that make its bandwidth worth looking at.
-const SAMPLE_BYTES: u64 = 32 * 1024;
+/// The bytes of a body that make its bandwidth worth looking at: a block.
+const SAMPLE_BYTES: u64 = BLOCK_SIZE;
+/// The least time of such a body: in less, what is measured is how long our threads took to wake.
+const SAMPLE_TIME: Duration = Duration::from_micros(30);
 
 /// How fast a server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,15 +99,20 @@ impl PaceMeter {
         });
     }
 
-    /// `bytes` followed a body's first chunk in the time `took`. The best counts here too: a
-    /// transfer that shares the line, or waits for our disk, is slow without the line being so.
-    pub(super) fn body(&self, bytes: u64, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        if bytes < SAMPLE_BYTES || nanos == 0 {
+    /// A body of `bytes` was here `total` after its request, whose first byte came after `first_byte`. The best
+    /// counts here too: a transfer that shares the line, or waits for our disk, is slow without the line being so.
+    ///
+    /// What a busy thread of ours finds waiting came at the speed of the line, not at that of a copy out of the
+    /// socket; so the time counts from when the first byte comes at best.
+    pub(super) fn body(&self, bytes: u64, first_byte: Duration, total: Duration) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = state.first_byte.map_or(first_byte, |best| best.min(first_byte));
+        let took = total.saturating_sub(began);
+        if bytes < SAMPLE_BYTES || took < SAMPLE_TIME {
             return;
         }
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let sample = u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(nanos)).unwrap_or(u64::MAX);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.bandwidth = Some(match state.bandwidth {
             Some(known) if sample < known => known - (known - sample) / u64::from(DECAY),
             _ => sample,
@@ -145,18 +152,34 @@ mod tests {
         meter.first_byte(Duration::from_millis(2));
         meter.first_byte(Duration::from_millis(18));
         assert_eq!(meter.pace().first_byte, Duration::from_millis(3));
-        meter.body(MIB, Duration::from_secs(1));
-        meter.body(16 * MIB, Duration::from_secs(1));
-        meter.body(32 * KIB, Duration::from_secs(2));
+        // A second after the first byte came, which is 3 ms at best.
+        let body = |bytes, millis: u64| {
+            meter.body(bytes, Duration::from_millis(5), Duration::from_millis(3 + millis));
+        };
+        body(MIB, 1000);
+        body(16 * MIB, 1000);
+        body(64 * KIB, 4000);
         assert_eq!(meter.pace().bandwidth, 16 * MIB - (16 * MIB - 16 * KIB) / 16);
-        meter.body(100, Duration::from_nanos(1));
+        body(100, 1);
         assert!(meter.pace().bandwidth < 16 * MIB, "a few bytes say nothing");
+        meter.body(MIB, Duration::from_millis(3), Duration::from_micros(3010));
+        assert!(meter.pace().bandwidth < 16 * MIB, "nor does a moment");
+    }
+
+    #[test]
+    fn what_waited_in_the_socket_came_at_the_speed_of_the_line() {
+        let meter = PaceMeter::default();
+        meter.first_byte(Duration::from_millis(10));
+        // Looked at 2 ms late, when all of it was there: 250,000 bytes in 2 ms and a little.
+        meter.body(250_000, Duration::from_millis(12), Duration::from_micros(12_040));
+        assert!(meter.pace().bandwidth < 125_000_000, "{:?}", meter.pace());
     }
 
     #[test]
     fn no_sample_overflows() {
         let meter = PaceMeter::default();
-        meter.body(u64::MAX, Duration::from_nanos(1));
+        meter.body(u64::MAX, Duration::ZERO, SAMPLE_TIME);
+        meter.body(u64::MAX, Duration::MAX, Duration::ZERO);
         meter.first_byte(Duration::MAX);
         assert_eq!((meter.pace().chunk(), meter.pace().piece()), (MIB, 16 * MIB));
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{self, Algorithm, SHA256, SHA384, SHA512};
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
+
+use futures_util::{StreamExt, stream};
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
+use crate::glance::BodyStream;
 use crate::units::{ByteRange, hexadecimal};
 
 /// Bytes read, hashed and sent at a time: large enough that a chunk's hand-over costs nothing
@@ -61,7 +62,7 @@ impl Body {
     }
 
     /// Starts again from the first byte; call it on the runtime.
-    pub(super) fn open(&self) -> BoxStream<'static, io::Result<Bytes>> {
+    pub(super) fn open(&self) -> BodyStream {
         let (to_network, chunks) = mpsc::channel(CHUNKS_AHEAD);
         let (spool, size) = (self.spool.clone(), self.size);
         let reader = tokio::task::spawn_blocking(move || read_and_hash(&spool, size, &to_network));
@@ -196,7 +197,7 @@ mod tests {
         (dir, Arc::new(spool))
     }
 
-    async fn collect(mut stream: BoxStream<'static, io::Result<Bytes>>) -> Vec<u8> {
+    async fn collect(mut stream: BodyStream) -> Vec<u8> {
         let mut all = Vec::new();
         while let Some(chunk) = stream.next().await {
             all.extend_from_slice(&chunk.unwrap());

@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::allowance::Allowance;
 use super::body::multihash_of;
-use super::draft::{Inner, Phase, stopped};
 use super::journal::{Durability, Journal, JournalFile, Step};
 use super::kept;
 use super::spool::Spool;
+use super::state::{Inner, Phase, stopped};
 use super::stream::Stream;
 use super::upload::Upload;
 use crate::blocking::blocking;

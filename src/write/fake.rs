@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
 use md5::{Digest as _, Md5};
 
 use super::keeper::Keeper;
@@ -17,7 +16,9 @@ use super::{Intent, Uploads};
 use crate::cache::ContentIdentity;
 use crate::config::SpoolConfig;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{Change, Cloud, Image, MultiHash, NewImage, OpenBody, Placement, Records, Status};
+use crate::glance::{
+    BodyStream, Change, Cloud, Image, MultiHash, NewImage, OpenBody, Placement, Records, Status,
+};
 use crate::units::{ImageId, hexadecimal};
 
 /// What `--timeout` is for these uploads.
@@ -239,120 +240,104 @@ impl Cloud for FakeGlance {
     }
 }
 
+#[async_trait]
 impl Records for FakeGlance {
-    fn create<'a>(&'a self, new: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(async move {
-            self.state().log.push(format!("POST {}", new.id));
-            self.answers().await;
-            let fault = self.create_fault();
-            let mut state = self.state();
-            if let Some(Fault::RefuseCreate(kind)) = fault {
+    async fn create(&self, new: &NewImage) -> Result<Image> {
+        self.state().log.push(format!("POST {}", new.id));
+        self.answers().await;
+        let fault = self.create_fault();
+        let mut state = self.state();
+        if let Some(Fault::RefuseCreate(kind)) = fault {
+            return fail(kind);
+        }
+        if state.images.contains_key(&new.id) || state.deleted.contains(&new.id) {
+            return fail(Kind::Exists);
+        }
+        let mut image = record(&new.id, &new.name);
+        image.disk_format = new.disk_format.clone().map(Into::into);
+        image.container_format = new.container_format.clone().map(Into::into);
+        state.created.push(new.clone());
+        state.images.insert(new.id.clone(), (image.clone(), Bytes::new()));
+        if let Some(Fault::LoseCreated) = fault {
+            return fail(Kind::TimedOut);
+        }
+        Ok(image)
+    }
+
+    async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()> {
+        self.put(id, size, open).await
+    }
+
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, mut data: BodyStream) -> Result<()> {
+        self.state().placed.push(placement.clone());
+        let broken = match self.state().faults.front() {
+            Some(Fault::BreakBody(after, kind)) => Some((*after, *kind)),
+            _ => None,
+        };
+        let mut bytes = Vec::new();
+        while let Some(chunk) = data.next().await {
+            bytes.extend_from_slice(&chunk.map_err(|error| Error::io("body", error))?);
+            if let Some((after, kind)) = broken
+                && bytes.len() as u64 >= after
+            {
+                self.state().faults.pop_front();
                 return fail(kind);
             }
-            if state.images.contains_key(&new.id) || state.deleted.contains(&new.id) {
-                return fail(Kind::Exists);
-            }
-            let mut image = record(&new.id, &new.name);
-            image.disk_format = new.disk_format.clone().map(Into::into);
-            image.container_format = new.container_format.clone().map(Into::into);
-            state.created.push(new.clone());
-            state.images.insert(new.id.clone(), (image.clone(), Bytes::new()));
-            if let Some(Fault::LoseCreated) = fault {
-                return fail(Kind::TimedOut);
-            }
-            Ok(image)
-        })
+        }
+        let bytes = Bytes::from(bytes);
+        let size = bytes.len() as u64;
+        let open = move || -> BodyStream { Box::pin(futures_util::stream::iter([Ok(bytes.clone())])) };
+        self.put(id, size, &open).await
     }
 
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.put(id, size, open))
+    async fn show(&self, id: &ImageId) -> Result<Image> {
+        self.answers().await;
+        let mut state = self.state();
+        let lingers = state.lingering > 0;
+        state.lingering = state.lingering.saturating_sub(1);
+        let Some((image, _)) = state.images.get(id) else { return fail(Kind::NotFound) };
+        let mut image = image.clone();
+        if lingers {
+            image.status = Status::Saving;
+        }
+        Ok(image)
     }
 
-    fn upload_stream<'a>(
-        &'a self,
-        id: &'a ImageId,
-        placement: &'a Placement,
-        mut data: BoxStream<'static, std::io::Result<Bytes>>,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            self.state().placed.push(placement.clone());
-            let broken = match self.state().faults.front() {
-                Some(Fault::BreakBody(after, kind)) => Some((*after, *kind)),
-                _ => None,
-            };
-            let mut bytes = Vec::new();
-            while let Some(chunk) = data.next().await {
-                bytes.extend_from_slice(&chunk.map_err(|error| Error::io("body", error))?);
-                if let Some((after, kind)) = broken
-                    && bytes.len() as u64 >= after
-                {
-                    self.state().faults.pop_front();
-                    return fail(kind);
-                }
+    async fn update(&self, id: &ImageId, changes: &[Change]) -> Result<Image> {
+        self.state().log.push(format!("PATCH {id}"));
+        self.answers().await;
+        let mut state = self.state();
+        let Some((image, _)) = state.images.get_mut(id) else { return fail(Kind::NotFound) };
+        for change in changes {
+            let Change::Set { key, value } = change else { return fail(Kind::NotSupported) };
+            let text = value.as_str().map(Into::into);
+            match key.as_str() {
+                "name" => image.name = text,
+                "disk_format" => image.disk_format = text,
+                "container_format" => image.container_format = text,
+                "protected" => image.protected = value.as_bool().unwrap(),
+                _ => return fail(Kind::NotSupported),
             }
-            let bytes = Bytes::from(bytes);
-            let size = bytes.len() as u64;
-            let open = move || -> BoxStream<'static, std::io::Result<Bytes>> {
-                Box::pin(futures_util::stream::iter([Ok(bytes.clone())]))
-            };
-            self.put(id, size, &open).await
-        })
+        }
+        Ok(image.clone())
     }
 
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(async move {
-            self.answers().await;
-            let mut state = self.state();
-            let lingers = state.lingering > 0;
-            state.lingering = state.lingering.saturating_sub(1);
-            let Some((image, _)) = state.images.get(id) else { return fail(Kind::NotFound) };
-            let mut image = image.clone();
-            if lingers {
-                image.status = Status::Saving;
-            }
-            Ok(image)
-        })
+    async fn set_readable(&self, _: &ImageId, _readable: bool) -> Result<Image> {
+        fail(Kind::NotSupported)
     }
 
-    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(async move {
-            self.state().log.push(format!("PATCH {id}"));
-            self.answers().await;
-            let mut state = self.state();
-            let Some((image, _)) = state.images.get_mut(id) else { return fail(Kind::NotFound) };
-            for change in changes {
-                let Change::Set { key, value } = change else { return fail(Kind::NotSupported) };
-                let text = value.as_str().map(Into::into);
-                match key.as_str() {
-                    "name" => image.name = text,
-                    "disk_format" => image.disk_format = text,
-                    "container_format" => image.container_format = text,
-                    "protected" => image.protected = value.as_bool().unwrap(),
-                    _ => return fail(Kind::NotSupported),
-                }
-            }
-            Ok(image.clone())
-        })
-    }
-
-    fn set_readable<'a>(&'a self, _: &'a ImageId, _readable: bool) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(std::future::ready(fail(Kind::NotSupported)))
-    }
-
-    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            self.state().log.push(format!("DELETE {id}"));
-            self.answers().await;
-            let mut state = self.state();
-            if state.delete_faults.pop_front().is_some() {
-                return fail(Kind::Unreachable);
-            }
-            if state.images.remove(id).is_none() {
-                return fail(Kind::NotFound);
-            }
-            state.deleted.push(id.clone());
-            Ok(())
-        })
+    async fn delete(&self, id: &ImageId) -> Result<()> {
+        self.state().log.push(format!("DELETE {id}"));
+        self.answers().await;
+        let mut state = self.state();
+        if state.delete_faults.pop_front().is_some() {
+            return fail(Kind::Unreachable);
+        }
+        if state.images.remove(id).is_none() {
+            return fail(Kind::NotFound);
+        }
+        state.deleted.push(id.clone());
+        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! Uploads: spool and journal, then create, PUT, verify; then the spool becomes the cache file.
 //!
 //! ```text
-//! Draft ──┬── Spool    the bytes: one sparse, locked file        (spool.rs, folder.rs)
+//! Draft ──┬── State    what may be done when                  (draft.rs, state.rs, content.rs)
+//!         ├── Spool    the bytes: one sparse, locked file        (spool.rs, folder.rs)
 //!         │            and what stays of those that failed      (kept.rs, recover.rs, report.rs)
 //!         │            tried again, or taken back               (revive.rs, aftermath.rs)
 //!         ├── Journal  name, id, step, failure: one JSON file    (journal.rs)
@@ -23,6 +24,7 @@ mod allowance;
 mod body;
 mod carry;
 mod commit;
+mod content;
 mod draft;
 #[cfg(test)]
 mod fake;
@@ -35,6 +37,7 @@ mod recover;
 mod report;
 mod revive;
 mod spool;
+mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -63,9 +66,9 @@ pub use metadata::Metadata;
 pub use report::{Condition, Report, Uploading};
 pub use revive::TakenUp;
 
-use draft::Inner;
 use folder::{DraftId, Folder};
 use keeper::Keeper;
+use state::Inner;
 use upload::Pace;
 
 /// How long [`Uploads::shut_down`] waits for uploads: whoever stops a mount waits too, and

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::draft::{Inner, Phase};
 use super::folder::{DraftId, Folder};
 use super::journal::{Journal, Step};
 use super::spool::Spool;
+use super::state::{Inner, Phase};
 use crate::error::Result;
 use crate::units::human_bytes;
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, StreamExt};
 use md5::{Digest as _, Md5};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use super::upload::{Upload, may_have_happened};
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::format::sniff;
-use crate::glance::Image;
+use crate::glance::{BodyStream, Image};
 use crate::units::{ByteRange, hexadecimal};
 
 /// What is held back until the format is known: an ISO names itself at 32769.
@@ -224,7 +224,7 @@ impl Pieces {
         self,
         sent: Arc<AtomicU64>,
         note: impl FnOnce(Streamed) -> N + Send + 'static,
-    ) -> BoxStream<'static, io::Result<Bytes>> {
+    ) -> BodyStream {
         let Self { head, rest, cut, total } = self;
         let first = stream::iter([Ok(head)]);
         let rest = stream::unfold(Some((rest, cut, total, note)), |state| async move {

@@ -1,38 +1,13 @@
 //! The client against a real Glance: what it stores, answers and refuses.
 
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use glancefs::error::{Kind, Result};
 use glancefs::glance::{Change, Glance, Image, NewImage, Status};
 use glancefs::units::{ByteRange, ImageId};
 
+use crate::given::{MIB, content, kind, named, opener};
 use crate::{client, cloud, start};
-
-const MIB: usize = 1 << 20;
-
-fn named(name: &str) -> NewImage {
-    NewImage {
-        id: ImageId::generate(),
-        name: name.into(),
-        disk_format: Some("raw".into()),
-        container_format: Some("bare".into()),
-        properties: Vec::new(),
-    }
-}
-
-/// Bytes that differ everywhere, so that a shifted range is seen.
-fn content(len: usize) -> Bytes {
-    (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>().into()
-}
-
-fn opener(data: Bytes) -> impl Fn() -> BoxStream<'static, std::io::Result<Bytes>> {
-    move || {
-        let data = data.clone();
-        let chunks = (0..data.len()).step_by(MIB).map(move |at| Ok(data.slice(at..data.len().min(at + MIB))));
-        stream::iter(chunks.collect::<Vec<_>>()).boxed()
-    }
-}
 
 async fn active(glance: &Glance, name: &str, data: &Bytes) -> Image {
     let image = glance.create(&named(name)).await.unwrap();
@@ -44,10 +19,6 @@ async fn read(glance: &Glance, image: &Image, range: Option<ByteRange>) -> Resul
     let download = glance.download(&image.id, image.size.unwrap_or(1), range).await?;
     let chunks: Vec<Bytes> = download.chunks.try_collect().await?;
     Ok(chunks.concat())
-}
-
-fn kind<T>(result: Result<T>) -> Kind {
-    result.err().expect("an error").kind()
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 
 #[path = "../common/devcloud.rs"]
 mod devcloud;
+mod given;
 mod glance;
 mod keystone;
 // The folder of the run, and the guard that leaves nothing behind.

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use glancefs::cache::{Cache, ContentIdentity};
-use glancefs::config::{CacheConfig, SpoolConfig};
 use glancefs::error::Kind;
 use glancefs::glance::{Change, Glance, Image, Status};
 use glancefs::source::Sources;
-use glancefs::units::{ByteRange, ImageId};
+use glancefs::units::ByteRange;
 use glancefs::write::{Draft, Intent, Uploads};
-use tokio::runtime::Handle;
 
+use crate::given::{cache_in, content, intent, uploads_in};
 use crate::{IMAGE_SIZE_CAP, client, client_of, cloud, http};
 
 struct Rig {
@@ -26,20 +25,9 @@ struct Rig {
 
 async fn rig() -> Rig {
     let glance = Arc::new(client(cloud(), Some("alice")).await);
-    // Spool and cache on one file system, so that the one's files can go to the other.
     let dir = tempfile::tempdir().unwrap();
-    let cache = CacheConfig {
-        dir: dir.path().join("cache"),
-        size: 1 << 30,
-        free_floor_percent: 0,
-        memory_limit: 64 << 20,
-        verify_wait: None,
-        verify: true,
-    };
-    let cache = Cache::open(&cache, Handle::current()).unwrap();
-    let spool =
-        SpoolConfig { dir: dir.path().join("spool"), size: None, keep_failed: Duration::from_secs(3600) };
-    let uploads = Uploads::open(&spool, &http(), glance.clone(), cache.clone()).unwrap();
+    let cache = cache_in(dir.path());
+    let uploads = uploads_in(dir.path(), glance.clone(), cache.clone());
     Rig { glance, cache, uploads, dir }
 }
 
@@ -78,11 +66,6 @@ impl Rig {
     }
 }
 
-/// A new image of this name.
-fn intent(name: &str) -> Intent {
-    Intent { id: ImageId::generate(), name: name.into(), reserved: false, replaces: None }
-}
-
 fn qemu_img(dir: &Path, format: &str, options: &str) -> Vec<u8> {
     let arguments = ["create", "-q", "-f", format, "-o", options, "x", "8M"];
     assert!(Command::new("qemu-img").current_dir(dir).args(arguments).status().unwrap().success());
@@ -116,8 +99,7 @@ async fn every_format_is_taken_and_proven() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_uploaded_is_read_without_a_request() {
     let rig = rig().await;
-    let bytes: Vec<u8> =
-        (0..(5u32 << 20) + 17).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let bytes = content((5 << 20) + 17);
     let image = rig.draft(intent("kept"), &bytes).commit().await.unwrap();
     assert!(rig.read(&image).await == bytes);
     // One that does cost a request, so that the log has come as far as here.
@@ -231,9 +213,7 @@ async fn a_server_that_refuses_connections_ends_an_upload_within_the_timeout() {
     drop(gone);
     let mut rig = rig().await;
     let glance = client_of(&endpoint, None).await;
-    let spool =
-        SpoolConfig { dir: rig.dir.path().join("spool"), size: None, keep_failed: Duration::from_secs(3600) };
-    rig.uploads = Uploads::open(&spool, &http(), Arc::new(glance), rig.cache.clone()).unwrap();
+    rig.uploads = uploads_in(rig.dir.path(), Arc::new(glance), rig.cache.clone());
     let begun = Instant::now();
     let error = rig.draft(intent("new"), b"data").commit().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable, "{error}");

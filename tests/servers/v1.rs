@@ -5,22 +5,18 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt, TryStreamExt};
-use glancefs::cache::Cache;
-use glancefs::config::{ApiVersion, CacheConfig, SpoolConfig};
+use futures_util::TryStreamExt;
+use glancefs::config::ApiVersion;
 use glancefs::error::{Kind, Result};
-use glancefs::glance::{
-    Change, GlanceV1, Image, ImageService, Listing, Negotiated, NewImage, Records, Status,
-};
+use glancefs::glance::{Change, GlanceV1, Image, Listing, Negotiated, Records, Status};
 use glancefs::source::{SourceKind, Sources};
 use glancefs::units::{ByteRange, ImageId};
-use glancefs::write::{Intent, Uploads};
+use glancefs::write::Intent;
 use serde_json::{Value, json};
-use tokio::runtime::Handle;
 use url::Url;
 
 use crate::devcloud::Devcloud;
+use crate::given::{cache_in, content, intent, kind, named, opener, uploads_in};
 use crate::{client, http, start};
 
 /// No image may be larger.
@@ -38,24 +34,6 @@ async fn user(name: &str) -> GlanceV1 {
     GlanceV1::new(client(cloud(), Some(name)).await)
 }
 
-fn named(name: &str) -> NewImage {
-    NewImage {
-        id: ImageId::generate(),
-        name: name.into(),
-        disk_format: Some("raw".into()),
-        container_format: Some("bare".into()),
-        properties: Vec::new(),
-    }
-}
-
-fn content(len: usize) -> Bytes {
-    (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>().into()
-}
-
-fn opener(data: Bytes) -> impl Fn() -> BoxStream<'static, std::io::Result<Bytes>> {
-    move || stream::iter([Ok(data.clone())]).boxed()
-}
-
 async fn active(glance: &GlanceV1, name: &str, data: &Bytes) -> Image {
     let image = glance.create(&named(name)).await.unwrap();
     glance.upload(&image.id, data.len() as u64, &opener(data.clone())).await.unwrap();
@@ -66,10 +44,6 @@ async fn read(glance: &GlanceV1, image: &Image, range: Option<ByteRange>) -> Res
     let download = glance.download(&image.id, image.size.unwrap_or(1), range).await?;
     let chunks: Vec<Bytes> = download.chunks.try_collect().await?;
     Ok(chunks.concat())
-}
-
-fn kind<T>(result: Result<T>) -> Kind {
-    result.err().expect("an error").kind()
 }
 
 fn record(image: &Image) -> Value {
@@ -159,15 +133,7 @@ async fn a_part_of_an_image_is_read_by_one_stream() {
     let part = ByteRange::new(10, 20);
     assert_eq!(kind(read(&alice, &image, Some(part)).await), Kind::RangeUnsupported);
     let dir = tempfile::tempdir().unwrap();
-    let cache = CacheConfig {
-        dir: dir.path().into(),
-        size: 1 << 30,
-        free_floor_percent: 0,
-        memory_limit: 64 << 20,
-        verify_wait: None,
-        verify: true,
-    };
-    let cache = Cache::open(&cache, Handle::current()).unwrap();
+    let cache = cache_in(dir.path());
     let source = Sources::new(Arc::new(alice), &http()).of(&image);
     let identity = glancefs::cache::ContentIdentity::of(&image, "cloud", None);
     let cached = cache.image(&identity, source.clone());
@@ -432,29 +398,11 @@ async fn strangers_and_callers_without_a_token_are_refused() {
     assert_eq!(kind(nobody.list(10, None).await), Kind::NotAuthenticated);
 }
 
-/// The uploads of the program, with their proofs and repairs.
-async fn uploads(service: Arc<dyn ImageService>) -> (Uploads, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = CacheConfig {
-        dir: dir.path().join("cache"),
-        size: 1 << 30,
-        free_floor_percent: 0,
-        memory_limit: 64 << 20,
-        verify_wait: None,
-        verify: true,
-    };
-    let cache = Cache::open(&cache, Handle::current()).unwrap();
-    let spool =
-        SpoolConfig { dir: dir.path().join("spool"), size: None, keep_failed: Duration::from_secs(3600) };
-    (Uploads::open(&spool, &http(), service, cache).unwrap(), dir)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_above_the_cap_is_told_and_leaves_no_record() {
     let alice = Arc::new(user("alice").await);
-    let (uploads, _dir) = uploads(alice.clone()).await;
-    let intent =
-        |name: &str| Intent { id: ImageId::generate(), name: name.into(), reserved: false, replaces: None };
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = uploads_in(dir.path(), alice.clone(), cache_in(dir.path()));
     let draft = uploads.draft(intent("large")).unwrap();
     draft.truncate(CAP as u64 + 1).unwrap();
     let id = draft.image_id();

@@ -5,40 +5,16 @@ shim below is for one thing in which the code of 2017 and the libraries and Pyth
 """
 
 import os
-import sqlite3
 import sys
 import threading
-import time
 
 SERVICE = os.environ["DEVCLOUD_SERVICE"]
 sys.argv = [f"glance-{SERVICE}"]
 
 from oslo_config import cfg  # noqa: E402
 from oslo_log import log as logging  # noqa: E402
-from sqlalchemy import event  # noqa: E402
-from sqlalchemy.engine import Engine  # noqa: E402
 
-
-@event.listens_for(Engine, "begin")
-def _begin_immediate(conn):
-    """As in glance_app.py: without it concurrent writers get "database is locked"."""
-    if conn.dialect.name != "sqlite" or "in_transaction" in conn.info:
-        return
-    raw = conn.connection.connection
-    raw.execute("PRAGMA busy_timeout=0")
-    end = time.monotonic() + 60
-    while True:
-        try:
-            raw.execute("BEGIN IMMEDIATE")
-            break
-        except sqlite3.OperationalError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.0005)
-    raw.execute("PRAGMA busy_timeout=60000")
-    conn.info["in_transaction"] = True
-
-
+import sqlite_in_turn  # noqa: E402,F401
 import glance_store  # noqa: E402
 import webob.exc  # noqa: E402
 import glance.domain  # noqa: E402

@@ -1,20 +1,18 @@
 //! Uploads of unknown length (`--upload stream`) that are refused in the middle.
 
-use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::{self, StreamExt};
 
 use super::script::{Act, Script, client};
 use super::{LONG, id};
 use crate::config::AuthMethod;
 use crate::error::Kind;
-use crate::glance::Placement;
+use crate::glance::{BodyStream, Placement};
 
 /// Some data, and a writer who thinks about what comes next for ever.
-fn unfinished() -> BoxStream<'static, io::Result<Bytes>> {
+fn unfinished() -> BodyStream {
     stream::iter([Ok(Bytes::from(vec![b'x'; 300_000]))]).chain(stream::pending()).boxed()
 }
 

@@ -5,9 +5,9 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::{GlanceV1, path};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::glance::client::Request;
-use crate::glance::error::{Operation, failed};
+use crate::glance::error::Operation;
 use crate::glance::record::subject;
 use crate::units::ImageId;
 
@@ -21,22 +21,10 @@ pub struct V1Member {
     pub can_share: bool,
 }
 
-#[derive(Deserialize)]
-struct Members {
-    members: Vec<V1Member>,
-}
-
 impl GlanceV1 {
     /// The projects that the image is shared with.
     pub async fn members(&self, id: &ImageId) -> Result<Vec<V1Member>> {
-        let (path, subject) = (format!("{}/members", path(id)), subject(id));
-        let request = Request::new(Operation::Members, Method::GET, &path, &subject);
-        let answer = self.glance.exchange(&request).await?.success(&request)?;
-        let members: Members = serde_json::from_slice(&answer.body).map_err(|error| {
-            let what = "the answer is no list of members";
-            failed(Operation::Members, &subject, Kind::ServerError, what).with_source(error)
-        })?;
-        Ok(members.members)
+        self.glance.members_of(&path(id), id).await
     }
 
     /// Shares the image with a project; again without effect.

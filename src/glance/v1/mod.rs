@@ -12,16 +12,14 @@ mod record;
 
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use async_trait::async_trait;
 
 use super::error::{Operation, failed};
 use super::record::subject;
 use super::upload::Destination;
 use super::{
-    Change, Cloud, Download, Downloads, Facts, Glance, Image, Listing, Member, NewImage, NextPage, OpenBody,
-    Page, Placement, Records, Schema,
+    BodyStream, Change, Cloud, Download, Downloads, Facts, Glance, Image, Listing, Member, NewImage,
+    NextPage, OpenBody, Page, Placement, Records, Schema,
 };
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
@@ -80,86 +78,80 @@ impl Cloud for GlanceV1 {
     }
 }
 
+#[async_trait]
 impl Listing for GlanceV1 {
-    fn list<'a>(&'a self, limit: u32, next: Option<&'a NextPage>) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(Self::list(self, limit, next))
+    async fn list(&self, limit: u32, next: Option<&NextPage>) -> Result<Page> {
+        Self::list(self, limit, next).await
     }
 
-    fn changed_since(&self, since: SystemTime, limit: u32) -> BoxFuture<'_, Result<Page>> {
-        Box::pin(Self::changed_since(self, since, limit))
+    async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page> {
+        Self::changed_since(self, since, limit).await
     }
 
-    fn find_by_name<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Image>>> {
-        Box::pin(Self::find_by_name(self, name))
+    async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
+        Self::find_by_name(self, name).await
     }
 
-    fn schema(&self) -> BoxFuture<'_, Result<Schema>> {
+    async fn schema(&self) -> Result<Schema> {
         // v1 has no document of it.
-        Box::pin(std::future::ready(Ok(headers::schema())))
+        Ok(headers::schema())
     }
 }
 
+#[async_trait]
 impl Records for GlanceV1 {
-    fn create<'a>(&'a self, image: &'a NewImage) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(Self::create(self, image))
+    async fn create(&self, image: &NewImage) -> Result<Image> {
+        Self::create(self, image).await
     }
 
-    fn upload<'a>(&'a self, id: &'a ImageId, size: u64, open: &'a OpenBody<'a>) -> BoxFuture<'a, Result<()>> {
-        Box::pin(Self::upload(self, id, size, open))
+    async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()> {
+        Self::upload(self, id, size, open).await
     }
 
-    fn upload_stream<'a>(
-        &'a self,
-        id: &'a ImageId,
-        placement: &'a Placement,
-        data: BoxStream<'static, std::io::Result<Bytes>>,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.glance.upload_stream_to(Destination::V1, id, placement, data))
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        self.glance.upload_stream_to(Destination::V1, id, placement, data).await
     }
 
-    fn upload_to<'a>(
-        &'a self,
-        id: &'a ImageId,
+    async fn upload_to(
+        &self,
+        id: &ImageId,
         size: u64,
-        placement: &'a Placement,
-        open: &'a OpenBody<'a>,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.glance.upload_to(Destination::V1, id, size, placement, open))
+        placement: &Placement,
+        open: &OpenBody<'_>,
+    ) -> Result<()> {
+        self.glance.upload_to(Destination::V1, id, size, placement, open).await
     }
 
-    fn show<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(Self::show(self, id))
+    async fn show(&self, id: &ImageId) -> Result<Image> {
+        Self::show(self, id).await
     }
 
-    fn update<'a>(&'a self, id: &'a ImageId, changes: &'a [Change]) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(Self::update(self, id, changes))
+    async fn update(&self, id: &ImageId, changes: &[Change]) -> Result<Image> {
+        Self::update(self, id, changes).await
     }
 
-    fn set_readable<'a>(&'a self, _: &'a ImageId, _readable: bool) -> BoxFuture<'a, Result<Image>> {
-        Box::pin(std::future::ready(Err(Error::new(Kind::NotSupported, "v1 cannot deactivate images"))))
+    async fn set_readable(&self, _: &ImageId, _readable: bool) -> Result<Image> {
+        Err(Error::new(Kind::NotSupported, "v1 cannot deactivate images"))
     }
 
-    fn delete<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<()>> {
-        Box::pin(Self::delete(self, id))
+    async fn delete(&self, id: &ImageId) -> Result<()> {
+        Self::delete(self, id).await
     }
 }
 
+#[async_trait]
 impl Facts for GlanceV1 {
     /// A member of v1 need not accept.
-    fn members<'a>(&'a self, id: &'a ImageId) -> BoxFuture<'a, Result<Vec<Member>>> {
+    async fn members(&self, id: &ImageId) -> Result<Vec<Member>> {
         let accepted =
             |member: V1Member| Member { member_id: member.member_id, status: "accepted".to_owned() };
-        Box::pin(async move { Ok(GlanceV1::members(self, id).await?.into_iter().map(accepted).collect()) })
+        Ok(GlanceV1::members(self, id).await?.into_iter().map(accepted).collect())
     }
 }
 
+#[async_trait]
 impl Downloads for GlanceV1 {
-    fn download<'a>(
-        &'a self,
-        id: &'a ImageId,
-        size: u64,
-        range: Option<ByteRange>,
-    ) -> BoxFuture<'a, Result<Download>> {
-        Box::pin(Self::download(self, id, size, range))
+    async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
+        Self::download(self, id, size, range).await
     }
 }

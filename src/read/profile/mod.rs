@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::source::Pace;
 use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange};
 
 pub use published::publishable;
@@ -127,15 +128,38 @@ impl Profile {
     }
 }
 
-/// What to fetch for a batch, where a gap of up to `gap` bytes costs less than a request.
-pub(super) fn requests(batch: &[BlockRange], gap: u64) -> Vec<BlockRange> {
-    let gap = gap / BLOCK_SIZE;
+/// Which gaps between runs are fetched along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gaps {
+    /// Bytes of the largest.
+    pub largest: u64,
+    /// A request of so many bytes is large enough, and takes none.
+    pub enough: u64,
+}
+
+impl Gaps {
+    /// None.
+    pub const NONE: Self = Self { largest: 0, enough: 0 };
+
+    /// Those that cost less than a request of their own, from a server of this `pace`, with `at_once` requests
+    /// under way: its time is shared by them, and costs nothing once their bytes fill it.
+    pub fn worth_it(pace: Pace, at_once: u64) -> Self {
+        let enough = pace.worth() / at_once;
+        Self { largest: enough, enough }
+    }
+}
+
+/// What to fetch for a batch.
+pub(super) fn requests(batch: &[BlockRange], gaps: Gaps) -> Vec<BlockRange> {
+    let (gap, enough) = (gaps.largest / BLOCK_SIZE, gaps.enough / BLOCK_SIZE);
     let mut batch = batch.to_vec();
     batch.sort_unstable_by_key(|run| run.start);
     let mut requests: Vec<BlockRange> = Vec::new();
     for run in batch {
         match requests.last_mut() {
-            Some(last) if run.start.0 <= last.end.0 + gap => last.end = last.end.max(run.end),
+            Some(last) if run.start.0 <= last.end.0 + if last.len() < enough { gap } else { 0 } => {
+                last.end = last.end.max(run.end);
+            }
             _ => requests.push(run),
         }
     }
@@ -167,6 +191,17 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_is_large_enough_takes_no_gap() {
+        let runs: Vec<_> = [(0, 1), (2, 4), (7, 9), (9, 10)]
+            .map(|(start, end)| BlockRange { start: BlockIndex(start), end: BlockIndex(end) })
+            .into();
+        let gaps = Gaps { largest: BLOCK_SIZE, enough: 4 * BLOCK_SIZE };
+        let asked = requests(&runs, gaps);
+        let asked: Vec<_> = asked.iter().map(|run| (run.start.0, run.end.0)).collect();
+        assert_eq!(asked, [(0, 4), (7, 10)], "neighbours are one request in any case");
+    }
+
+    #[test]
     fn a_text_that_lies_is_refused() {
         let refused =
             |text: &str, digest: &str, size| Profile::decode(text.as_bytes(), digest, size).is_err();
@@ -188,7 +223,10 @@ mod tests {
     fn neighbours_become_one_request_and_the_order_stays() {
         let runs: Vec<(u64, u64)> = (0..BATCH as u64).map(|at| (at % 50 * 2, 1)).chain([(1, 1)]).collect();
         let profile = profile(&runs);
-        let counts = |gap| profile.batches().map(|batch| requests(batch, gap).len()).collect::<Vec<_>>();
+        let counts = |largest| {
+            let gaps = Gaps { largest, enough: u64::MAX };
+            profile.batches().map(|batch| requests(batch, gaps).len()).collect::<Vec<_>>()
+        };
         assert_eq!(counts(0), [50, 1], "the last batch stays behind the first");
         assert_eq!(counts(BLOCK_SIZE), [1, 1]);
     }

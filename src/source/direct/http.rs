@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use tokio::sync::OnceCell;
 use url::Url;
 
@@ -61,13 +60,9 @@ impl HttpImage {
     }
 }
 
+#[async_trait]
 impl Downloads for HttpImage {
-    fn download<'a>(
-        &'a self,
-        id: &'a ImageId,
-        size: u64,
-        range: Option<ByteRange>,
-    ) -> BoxFuture<'a, Result<Download>> {
-        self.fetch(id, size, range).boxed()
+    async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
+        self.fetch(id, size, range).await
     }
 }

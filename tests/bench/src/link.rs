@@ -20,7 +20,7 @@ const BANDWIDTH: f64 = 125e6;
 const PIECE: usize = 64 << 10;
 
 /// How late a piece may be and still be made up for: sleeps end late, and that must not make the link slower.
-const LATENESS: Duration = Duration::from_millis(2);
+const LATENESS: Duration = Duration::from_micros(500);
 
 /// The distance to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]

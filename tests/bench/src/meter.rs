@@ -29,7 +29,7 @@ pub struct Sample {
 
 /// Measures what happens between its start and its end.
 pub struct Meter<'a> {
-    server: &'a dyn Server,
+    server: &'a Server,
     log: AccessLog,
     daemon: Processes,
     daemon_before: f64,
@@ -38,8 +38,8 @@ pub struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     /// Starts to count for the processes of a file system (none for a program) and its server.
-    pub fn start(server: &'a dyn Server, daemon: Processes) -> Result<Self> {
-        let log = AccessLog::from_now(server.access_log())?;
+    pub fn start(server: &'a Server, daemon: Processes) -> Result<Self> {
+        let log = AccessLog::from_now(&server.access_log)?;
         let (daemon_before, server_before) = (daemon.cpu_seconds(), server.processes().cpu_seconds());
         Ok(Self { server, log, daemon, daemon_before, server_before })
     }

@@ -114,13 +114,13 @@ impl Site {
         let mut ports = BTreeMap::new();
         let mut catalogue_ports = BTreeMap::new();
         for place in places {
-            let server: &dyn Server = match place.server {
-                ServerKind::Nginx => &nginx,
-                ServerKind::Glance => &glance,
+            let server = match place.server {
+                ServerKind::Nginx => &nginx.server,
+                ServerKind::Glance => &glance.server,
             };
-            ports.insert(*place, link::open(place.link, server.port())?);
+            ports.insert(*place, link::open(place.link, server.port)?);
             if let std::collections::btree_map::Entry::Vacant(entry) = catalogue_ports.entry(place.link) {
-                entry.insert(link::open(place.link, nginx.catalogue().port())?);
+                entry.insert(link::open(place.link, nginx.catalogue().server.port)?);
             }
         }
         Ok(Self { quick, programs, glance, disk: disk.to_owned(), images, nginx, ports, catalogue_ports })
@@ -132,10 +132,10 @@ impl Site {
     }
 
     /// The server of a place.
-    pub fn server(&self, place: Place) -> &dyn Server {
+    pub fn server(&self, place: Place) -> &Server {
         match place.server {
-            ServerKind::Nginx => &self.nginx,
-            ServerKind::Glance => &self.glance,
+            ServerKind::Nginx => &self.nginx.server,
+            ServerKind::Glance => &self.glance.server,
         }
     }
 

@@ -39,14 +39,14 @@ impl Case for Listing {
         let (catalogue, port) = site.catalogue(place.link)?;
         let began = Instant::now();
         if contender == Contender::Bare {
-            let meter = Meter::start(catalogue, Default::default())?;
+            let meter = Meter::start(&catalogue.server, Default::default())?;
             page_through(port, catalogue)?;
             return Ok(vec![(Phase::Listing, meter.end(began.elapsed(), 0, 1)?)]);
         }
         let folder = site.folder()?;
         let began = Instant::now();
         let files = contender.mount(&site.programs, port, folder.path(), &[])?;
-        let meter = Meter::start(catalogue, files.processes())?;
+        let meter = Meter::start(&catalogue.server, files.processes())?;
         let listed = run(Command::new("ls").arg("-l").arg(files.root()?).env("LC_ALL", "C"))?;
         let took = began.elapsed();
         let size = catalogue.size.to_string();

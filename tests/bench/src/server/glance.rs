@@ -8,14 +8,13 @@ use super::{Image, Server};
 use crate::Result;
 use crate::content::Content;
 use crate::devcloud::Devcloud;
-use crate::process::{Processes, run};
+use crate::process::run;
 
 /// A running Glance that asks for no authentication; stopped when dropped.
 pub struct Glance {
     devcloud: Devcloud,
-    access_log: PathBuf,
-    port: u16,
-    process: u32,
+    /// Where it is.
+    pub server: Server,
 }
 
 impl Glance {
@@ -25,7 +24,8 @@ impl Glance {
         let port = devcloud.endpoint().rsplit(':').next().unwrap_or_default().parse()?;
         let process = fs::read_to_string(devcloud.dir().join("glance/pid"))?;
         let process = process.split_whitespace().next().unwrap_or_default().parse()?;
-        Ok(Self { access_log: devcloud.dir().join("glance/access.log"), devcloud, port, process })
+        let access_log = devcloud.dir().join("glance/access.log");
+        Ok(Self { devcloud, server: Server { port, process, access_log } })
     }
 
     /// Makes an image whose data are in the file `plain`, which is written first.
@@ -71,19 +71,5 @@ impl Glance {
         curl.args(["-sSf", "--noproxy", "*", "-H", "Expect:"])
             .arg(format!("{}{path}", self.devcloud.endpoint()));
         curl
-    }
-}
-
-impl Server for Glance {
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn processes(&self) -> Processes {
-        Processes(vec![self.process])
-    }
-
-    fn access_log(&self) -> &Path {
-        &self.access_log
     }
 }

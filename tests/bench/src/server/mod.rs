@@ -4,7 +4,7 @@ mod glance;
 mod log;
 mod nginx;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use glance::Glance;
 pub use log::{AccessLog, Traffic};
@@ -46,14 +46,20 @@ impl std::fmt::Display for ServerKind {
     }
 }
 
-/// What the bench needs of a running server.
-pub trait Server: Sync {
+/// What the bench needs to know of a running server.
+#[derive(Debug, Clone)]
+pub struct Server {
     /// The port on 127.0.0.1.
-    fn port(&self) -> u16;
-
+    pub port: u16,
     /// Its master process; workers are its children.
-    fn processes(&self) -> Processes;
-
+    pub process: u32,
     /// Where it notes requests.
-    fn access_log(&self) -> &Path;
+    pub access_log: PathBuf,
+}
+
+impl Server {
+    /// Its processes.
+    pub fn processes(&self) -> Processes {
+        Processes(vec![self.process])
+    }
 }

@@ -4,14 +4,14 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Glance, Image, Server};
-use crate::process::{Daemon, Processes, find};
+use crate::process::{Daemon, find};
 use crate::{Result, within};
 
 /// The values of `limit` that the catalogue knows; it takes others for the last, which is Glance's `api_limit_max`.
@@ -20,8 +20,8 @@ const LIMITS: [usize; 3] = [100, 500, 1000];
 /// A running nginx; stopped when dropped.
 pub struct Nginx {
     daemon: Daemon,
-    access_log: PathBuf,
-    port: u16,
+    /// Where it is.
+    pub server: Server,
     catalogue: Catalogue,
 }
 
@@ -62,27 +62,14 @@ impl Nginx {
         }
         let access_log = folder.join("access.log");
         let process = daemon.id();
-        let catalogue = Catalogue { port: catalogue, process, access_log: access_log.clone(), records, size };
-        Ok(Self { daemon, access_log, port, catalogue })
+        let server = Server { port, process, access_log };
+        let catalogue = Server { port: catalogue, ..server.clone() };
+        Ok(Self { daemon, server, catalogue: Catalogue { server: catalogue, records, size } })
     }
 
     /// The listener with many records.
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
-    }
-}
-
-impl Server for Nginx {
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn processes(&self) -> Processes {
-        Processes(vec![self.daemon.id()])
-    }
-
-    fn access_log(&self) -> &Path {
-        &self.access_log
     }
 }
 
@@ -94,27 +81,12 @@ impl Drop for Nginx {
 
 /// A server of records only.
 pub struct Catalogue {
-    port: u16,
-    process: u32,
-    access_log: PathBuf,
+    /// Where it is.
+    pub server: Server,
     /// How many there are.
     pub records: usize,
     /// The size that each shows, in bytes.
     pub size: u64,
-}
-
-impl Server for Catalogue {
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn processes(&self) -> Processes {
-        Processes(vec![self.process])
-    }
-
-    fn access_log(&self) -> &Path {
-        &self.access_log
-    }
 }
 
 /// Pages as Glance gives them, each named by the marker that asks for it. `next` is a path, as Glance's is.

@@ -1,16 +1,16 @@
 //! `impl fuser::Filesystem`: each operation becomes one call of [`ImageFs`] and one reply.
 //!
-//! The call is polled once where the request was read. What needs no waiting is answered there, at
-//! twice the rate of a hand-off; anything else moves, with its reply, to the runtime, so that the
-//! threads that read requests never wait for the network or the disk.
+//! `answer` runs the calls, `reply` says their results; `open` and `control` (ioctl) have more to decide than fits here.
+
+mod answer;
+mod control;
+mod open;
+mod reply;
 
 use std::ffi::OsStr;
-use std::future::Future;
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -20,17 +20,15 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
-use tracing::{Instrument, debug, error, info, info_span};
+use tracing::info;
 
-use super::convert::{GENERATION, file_attr, file_type, ino, open_mode};
+use super::convert::{GENERATION, file_attr, file_type, ino};
 use super::errno::errno;
 use super::passthrough::Passthrough;
 use super::process::{self, ProcessWatch};
-use crate::cache::{Backing, Evicted};
-use crate::error::{Error, Kind, Result};
-use crate::fs::{Attr, Caller, Entry, HandleId, ImageFs, Ino, NewAttributes, OpenMode, Opened, XattrMode};
-use crate::ioctl::{self, Choice, Eviction};
+use crate::fs::{Caller, HandleId, ImageFs, NewAttributes, XattrMode};
 use crate::units::ByteRange;
+use reply::{reply_attr, reply_empty, reply_entry, reply_xattr};
 
 /// Reads the kernel may have under way for one mount (its default is 12): with 10 ms a request, 64
 /// gave 40 times the throughput of 4.
@@ -60,129 +58,14 @@ impl Adapter {
     ) -> Self {
         Self { fs, runtime, deadline, passthrough, ended: Some(ended) }
     }
-
-    /// Runs an operation on metadata, within the deadline.
-    fn answer<T: Send + 'static>(
-        &self,
-        operation: &'static str,
-        file: INodeNo,
-        call: impl Future<Output = Result<T>> + Send + 'static,
-        reply: impl FnOnce(Result<T>) + Send + 'static,
-    ) {
-        self.answer_in_its_time(operation, file, within(self.deadline, call), reply);
-    }
-
-    /// Runs an operation whose deadline is on progress and lies in the layers below.
-    fn answer_in_its_time<T: Send + 'static>(
-        &self,
-        operation: &'static str,
-        file: INodeNo,
-        call: impl Future<Output = Result<T>> + Send + 'static,
-        reply: impl FnOnce(Result<T>) + Send + 'static,
-    ) {
-        let span = info_span!("fuse", operation, ino = file.0);
-        let whole = async move {
-            let result = call.await;
-            if let Err(error) = &result {
-                debug!(%error, "failed");
-            }
-            reply(result);
-        };
-        let mut whole = Box::pin(whole.instrument(span));
-        let _runtime = self.runtime.enter();
-        let mut nobody = Context::from_waker(Waker::noop());
-        match std::panic::catch_unwind(AssertUnwindSafe(|| whole.as_mut().poll(&mut nobody))) {
-            Ok(Poll::Ready(())) => {}
-            Ok(Poll::Pending) => {
-                self.runtime.spawn(whole);
-            }
-            // The reply was dropped on the way, which answers EIO.
-            Err(_) => error!(operation, "a defect of glancefs: the operation panicked"),
-        }
-    }
-}
-
-async fn within<T>(deadline: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
-        Err(Error::new(Kind::TimedOut, format!("no answer within {} s", deadline.as_secs())))
-    })
 }
 
 fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), group: process::thread_group(request.pid()) }
 }
 
-/// Waits until an image that was opened may be read, or has the handle released. Who is killed meanwhile is let go.
-async fn vet(fs: &Arc<ImageFs>, handle: HandleId, pid: u32) -> Result<()> {
-    let killed = async {
-        process::killed(pid).await;
-        Err(Error::new(Kind::Interrupted, "killed while the image was being fetched"))
-    };
-    let vetted = tokio::select! {
-        // Mostly there is nothing to wait for.
-        biased;
-        vetted = fs.vet(handle) => vetted,
-        killed = killed => killed,
-    };
-    if vetted.is_err() {
-        fs.release(handle).await;
-    }
-    vetted
-}
-
 fn handle(number: FileHandle) -> HandleId {
     HandleId(number.0)
-}
-
-/// How the kernel is to use a handle that is read through us.
-fn fopen_flags(opened: Opened) -> FopenFlags {
-    match opened.direct_io {
-        true => FopenFlags::FOPEN_DIRECT_IO,
-        // The data never change, and a close of what was only read says nothing.
-        false => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-    }
-}
-
-/// The same of one that is read past us. The kernel refuses KEEP_CACHE here.
-const PAST_US: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
-
-fn reply_attr(reply: ReplyAttr) -> impl FnOnce(Result<Attr>) {
-    move |result| match result {
-        Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_entry(reply: ReplyEntry) -> impl FnOnce(Result<Entry>) {
-    move |result| match result {
-        Ok(entry) => reply.entry_with_ttls(&entry.attr.ttl, &entry.ttl, &file_attr(&entry.attr), GENERATION),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty) -> impl FnOnce(Result<()>) {
-    move |result| match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_ioctl(reply: ReplyIoctl) -> impl FnOnce(Result<Vec<u8>>) {
-    move |result| match result {
-        Ok(answer) => reply.ioctl(0, &answer),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-/// `size` 0 asks how long the value is.
-fn reply_xattr(reply: ReplyXattr, size: u32) -> impl FnOnce(Result<Vec<u8>>) {
-    move |result| match result {
-        // Values have at most 64 KiB.
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(&error)),
-    }
 }
 
 impl Filesystem for Adapter {
@@ -317,32 +200,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (fs, mode, deadline) = (Arc::clone(&self.fs), open_mode(flags), self.deadline);
-        let (passthrough, admission) = (Arc::clone(&self.passthrough), Arc::clone(&self.passthrough));
-        let pid = request.pid();
-        let opener = if mode.write { process::thread_group(pid) } else { None };
-        let number = ino(number);
-        let call = async move {
-            let claim = passthrough.claim(number, mode).await?;
-            let look = claim.is_none() && passthrough.is_worth_a_look(number);
-            let opened = within(deadline, fs.open(number, mode, opener)).await?;
-            vet(&fs, opened.handle, pid).await?;
-            let bypass = fs.bypass(opened.handle, look).await;
-            Ok((opened, bypass, claim))
-        };
-        self.answer_in_its_time("open", INodeNo(number.0), call, move |result| {
-            let admitted = result.and_then(|(opened, bypass, claim)| {
-                let register = |file: &Backing| reply.open_backing(file);
-                Ok((opened, admission.admit(number, opened, bypass, claim, register)?))
-            });
-            match admitted {
-                Ok((opened, Some(file))) => {
-                    reply.opened_passthrough(FileHandle(opened.handle.0), PAST_US, &file);
-                }
-                Ok((opened, None)) => reply.opened(FileHandle(opened.handle.0), fopen_flags(opened)),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        self.open_file(request, number, flags, reply);
     }
 
     fn create(
@@ -355,40 +213,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
-        let mode: OpenMode = open_mode(OpenFlags(flags));
-        let pid = request.pid();
-        let opener = process::thread_group(pid);
-        let admission = Arc::clone(&self.passthrough);
-        let call = async move {
-            let (entry, opened) = fs.create(ino(parent), &name, mode, opener).await?;
-            let vetted = vet(&fs, opened.handle, pid).await;
-            vetted.inspect_err(|_| fs.forget(entry.attr.ino, 1))?;
-            // The name was taken since the kernel looked: the file may be open by now.
-            Ok((entry, opened, fs.bypass(opened.handle, false).await))
-        };
-        self.answer("create", parent, call, move |result| {
-            let admitted = result.and_then(|(entry, opened, bypass)| {
-                let register = |file: &Backing| reply.open_backing(file);
-                let number = entry.attr.ino;
-                let admitted = admission.admit(number, opened, bypass, None, register);
-                let file = admitted.inspect_err(|_| admission.fs().forget(number, 1))?;
-                Ok((entry, opened, file))
-            });
-            match admitted {
-                Ok((entry, opened, file)) => {
-                    let (ttl, attr, number) =
-                        (&entry.ttl, file_attr(&entry.attr), FileHandle(opened.handle.0));
-                    match file {
-                        Some(file) => {
-                            reply.created_passthrough(ttl, &attr, GENERATION, number, PAST_US, &file);
-                        }
-                        None => reply.created(ttl, &attr, GENERATION, number, fopen_flags(opened)),
-                    }
-                }
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        self.create_file(request, parent, name, flags, reply);
     }
 
     fn read(
@@ -646,82 +471,6 @@ impl Filesystem for Adapter {
         _output: u32,
         reply: ReplyIoctl,
     ) {
-        let (fs, open) = (Arc::clone(&self.fs), handle(open));
-        match ioctl::Opcode::from(command) {
-            ioctl::PREFETCH => {
-                let call = async move { fs.prefetch(open).map(|()| Vec::new()) };
-                self.answer("prefetch", number, call, reply_ioctl(reply));
-            }
-            ioctl::PROGRESS if fs.is_uploads(open) => {
-                let call = async move { Ok(fs.upload_progress(open).await?.encode().to_vec()) };
-                self.answer("upload_progress", number, call, reply_ioctl(reply));
-            }
-            command @ (ioctl::RETRY | ioctl::DISCARD) => {
-                let choice = input.try_into().map_err(|_| Kind::Invalid);
-                let choice = choice.and_then(|raw| Choice::decode(raw).map_err(|error| error.kind()));
-                let Ok(choice) = choice else {
-                    reply.error(Errno::EINVAL);
-                    return;
-                };
-                let by = request.uid();
-                let call = async move {
-                    match command {
-                        ioctl::RETRY => fs.retry_upload(open, by, choice)?,
-                        _ => fs.discard_upload(open, by, choice)?,
-                    }
-                    Ok(Vec::new())
-                };
-                self.answer("uploads", number, call, reply_ioctl(reply));
-            }
-            ioctl::PROGRESS => {
-                let call = async move { Ok(fs.prefetch_progress(open).await?.encode().to_vec()) };
-                self.answer("prefetch_progress", number, call, reply_ioctl(reply));
-            }
-            ioctl::EVICT => {
-                let Ok(question) = input.try_into().map(Eviction::decode) else {
-                    reply.error(Errno::EINVAL);
-                    return;
-                };
-                let by = request.uid();
-                let passthrough = Arc::clone(&self.passthrough);
-                let call = async move {
-                    let id = fs.evictable(Ino(question.ino), by)?;
-                    let Evicted { freed, left } = passthrough.let_go_until(|| fs.evict(&id)).await?;
-                    Ok(Eviction { freed, left, ..question }.encode().to_vec())
-                };
-                self.answer_in_its_time("evict", number, call, reply_ioctl(reply));
-            }
-            ioctl::LOOK => {
-                let Some(id) = ioctl::image_of_look(input) else {
-                    reply.error(Errno::EINVAL);
-                    return;
-                };
-                let call = async move { fs.look_again(&id).await.map(|()| Vec::new()) };
-                self.answer("look", number, call, reply_ioctl(reply));
-            }
-            ioctl::GETFLAGS => {
-                let call = async move { Ok(fs.flags(ino(number)).await?.to_ne_bytes().to_vec()) };
-                self.answer("flags", number, call, reply_ioctl(reply));
-            }
-            ioctl::FSGETXATTR => {
-                let call = async move {
-                    let flags = if fs.flags(ino(number)).await? == 0 { 0 } else { ioctl::XFLAG_IMMUTABLE };
-                    let mut answer = vec![0; ioctl::FSXATTR_LEN];
-                    answer[..4].copy_from_slice(&flags.to_ne_bytes());
-                    Ok(answer)
-                };
-                self.answer("flags", number, call, reply_ioctl(reply));
-            }
-            ioctl::SETFLAGS => {
-                let Some(flags) = input.first_chunk().map(|raw| u32::from_ne_bytes(*raw)) else {
-                    reply.error(Errno::EINVAL);
-                    return;
-                };
-                let call = async move { fs.set_flags(ino(number), flags).await.map(|()| Vec::new()) };
-                self.answer_in_its_time("set_flags", number, call, reply_ioctl(reply));
-            }
-            // Block tools ask for BLKSSZGET: not here.
-            _ => reply.error(Errno::ENOTTY),
-        }
+        self.control(request, number, open, command, input, reply);
     }
 }

@@ -1,0 +1,64 @@
+//! Runs the call of an operation: at once where it needs no waiting, else on the runtime.
+//!
+//! The call is polled once where the request was read. What needs no waiting is answered there, at
+//! twice the rate of a hand-off; anything else moves, with its reply, to the runtime, so that the
+//! threads that read requests never wait for the network or the disk.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use fuser::INodeNo;
+use tracing::{Instrument, debug, error, info_span};
+
+use super::Adapter;
+use crate::error::{Error, Kind, Result};
+
+impl Adapter {
+    /// Runs an operation on metadata, within the deadline.
+    pub(super) fn answer<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        file: INodeNo,
+        call: impl Future<Output = Result<T>> + Send + 'static,
+        reply: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        self.answer_in_its_time(operation, file, within(self.deadline, call), reply);
+    }
+
+    /// Runs an operation whose deadline is on progress and lies in the layers below.
+    pub(super) fn answer_in_its_time<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        file: INodeNo,
+        call: impl Future<Output = Result<T>> + Send + 'static,
+        reply: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        let span = info_span!("fuse", operation, ino = file.0);
+        let whole = async move {
+            let result = call.await;
+            if let Err(error) = &result {
+                debug!(%error, "failed");
+            }
+            reply(result);
+        };
+        let mut whole = Box::pin(whole.instrument(span));
+        let _runtime = self.runtime.enter();
+        let mut nobody = Context::from_waker(Waker::noop());
+        match std::panic::catch_unwind(AssertUnwindSafe(|| whole.as_mut().poll(&mut nobody))) {
+            Ok(Poll::Ready(())) => {}
+            Ok(Poll::Pending) => {
+                self.runtime.spawn(whole);
+            }
+            // The reply was dropped on the way, which answers EIO.
+            Err(_) => error!(operation, "a defect of glancefs: the operation panicked"),
+        }
+    }
+}
+
+pub(super) async fn within<T>(deadline: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
+        Err(Error::new(Kind::TimedOut, format!("no answer within {} s", deadline.as_secs())))
+    })
+}

@@ -1,0 +1,101 @@
+//! What failed and killed uploads leave in the spool and in Glance, and who is told.
+
+use super::rig;
+use crate::error::Kind;
+use crate::units::ByteRange;
+use crate::write::fake::{FakeGlance, Fault, files, intent};
+
+#[tokio::test]
+async fn a_record_that_cannot_be_deleted_is_named_and_deleted_later() {
+    let rig = rig();
+    rig.glance.will(&[Fault::BreakBody(0, Kind::QuotaExceeded), Fault::KeepRecord]);
+    let draft = rig.draft(b"data");
+    let stray = draft.image_id();
+    assert_eq!(draft.commit().await.unwrap_err().kind(), Kind::QuotaExceeded);
+    assert!(rig.glance.state().images.contains_key(&stray));
+    let journal = std::fs::read_to_string(
+        files(rig.dir.path()).into_iter().find(|path| path.extension().unwrap() == "json").unwrap(),
+    );
+    assert!(journal.unwrap().contains(stray.as_str()));
+    draft.commit().await.unwrap();
+    assert!(!rig.glance.state().images.contains_key(&stray));
+}
+
+#[test]
+fn living_drafts_are_no_leftovers_and_dead_ones_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let glance = FakeGlance::default();
+    let (first, second) = (glance.uploads(dir.path()), glance.uploads(dir.path()));
+    let draft = first.draft(intent("a\nb")).unwrap();
+    draft.write(0, b"data").unwrap();
+    let empty = first.draft(intent("empty")).unwrap();
+    assert!(second.leftovers().is_empty());
+    drop(glance.uploads(dir.path()));
+    draft.sync().unwrap();
+    assert_eq!(draft.read(ByteRange::new(0, 9)).unwrap(), b"data"[..]);
+    drop(draft);
+    drop(empty);
+    let leftovers = second.leftovers();
+    assert_eq!(leftovers.len(), 1, "{leftovers:?}");
+    assert!(leftovers[0].contains("\"a\\nb\""), "{leftovers:?}");
+    assert!(leftovers[0].contains("stopped at spooling"), "{leftovers:?}");
+    assert_eq!(leftovers[0].lines().count(), 1);
+    assert_eq!(files(dir.path()).len(), 2, "the empty draft left no file");
+}
+
+#[test]
+fn what_a_crash_left_is_told_and_rests_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = |last: &str| dir.path().join(format!("1f3c9a2b-0000-4000-8000-00000000000{last}"));
+    let journal = |step: &str, record: &str| {
+        format!(
+            r#"{{"version": 1, "name": "x", "image": "an-id", "record": "{record}", "replaces": null,
+            "cloud": "c", "project": null, "started": 5, "size": 4, "step": "{step}", "failure": null, "strays": []}}"#
+        )
+    };
+    for (file, content) in [
+        ("1.data", "data".to_owned()),
+        ("1.json", journal("uploading", "created")),
+        ("2.data", "data".to_owned()), // Finished, not cleaned up.
+        ("2.json", journal("done", "created")),
+        ("3.data", String::new()), // Never had a byte.
+        ("3.json", journal("spooling", "none")),
+        ("4.json", journal("done", "created")), // Its data went to the cache.
+        ("5.data", "data".to_owned()),          // No journal was written.
+        ("6.data", "data".to_owned()),
+        ("6.json", "{".to_owned()),
+        ("7.json.tmp", String::new()),
+    ] {
+        std::fs::write(name(file), content).unwrap();
+    }
+    std::fs::write(dir.path().join("foreign.json"), "{}").unwrap();
+    let lines = FakeGlance::default().uploads(dir.path()).leftovers();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    let about = |text: &str| lines.iter().find(|line| line.contains(text)).unwrap();
+    assert!(about("1.data").contains("the record an-id may still be in Glance"));
+    assert!(about("1.data").contains("stopped at uploading (the process ended)"));
+    assert!(about("5.data").contains("unknown name"));
+    assert!(about("6.data").contains("cannot be read"));
+    let mut left: Vec<String> =
+        files(dir.path()).iter().map(|path| path.file_name().unwrap().to_string_lossy().into()).collect();
+    left.sort();
+    let ours: Vec<String> = ["1.data", "1.json", "5.data", "6.data", "6.json"]
+        .iter()
+        .map(|last| name(last).file_name().unwrap().to_string_lossy().into())
+        .chain(["foreign.json".to_owned()])
+        .collect();
+    assert_eq!(left, ours);
+}
+
+#[test]
+fn many_leftovers_are_bounded_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let glance = FakeGlance::default();
+    let uploads = glance.uploads(dir.path());
+    for n in 0..105 {
+        uploads.draft(intent(&n.to_string())).unwrap().write(0, b"x").unwrap();
+    }
+    let lines = uploads.leftovers();
+    assert_eq!(lines.len(), 101);
+    assert!(lines[100].starts_with("5 more"), "{}", lines[100]);
+}
