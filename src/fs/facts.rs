@@ -113,7 +113,9 @@ impl ImageFs {
         {
             return usage;
         }
-        let told = tokio::time::timeout(PATIENCE, self.layers.service.usage()).await;
+        // With time left for the reply.
+        let patience = PATIENCE.min(self.access.patience / 2);
+        let told = tokio::time::timeout(patience, self.layers.service.usage()).await;
         let usage = match told {
             Ok(Ok(usage)) => Some(usage),
             Ok(Err(error)) => {
