@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!             journal            request             on failure
+//! reserving,
 //! creating    durable, before    POST (or PATCH)     our record is deleted
 //! uploading   relaxed            PUT                 our record is deleted; did it arrive after all?
 //! verifying   durable, after     GET until active    our record is deleted
@@ -118,7 +119,7 @@ impl Upload {
         if self.journal.record == Record::Reserved {
             return self.show().await;
         }
-        self.note(Step::Reserving, Durability::Relaxed).await?;
+        self.note_creation(Step::Reserving).await?;
         let asked = &self.journal.metadata;
         let asked_for = |key: &str| asked.record.contains_key(key);
         let formats = (asked_for("disk_format") && asked_for("container_format"))
@@ -132,7 +133,7 @@ impl Upload {
     }
 
     async fn attempt(&mut self, content: &Content, again: bool) -> Result<Image> {
-        self.note(Step::Creating, Durability::Durable).await?;
+        self.note_creation(Step::Creating).await?;
         if self.journal.record == Record::Reserved {
             let image = self.show().await?;
             if again && image.status == Status::Active {
@@ -394,6 +395,18 @@ impl Upload {
         self.journal.set_failure(None);
         let (file, journal) = (self.journal_file.clone(), self.journal.clone());
         blocking(move || file.store(durability, || Some(journal))).await
+    }
+
+    /// Writes the journal before the record is asked for: a crash from here on may leave it.
+    pub(super) async fn note_creation(&mut self, step: Step) -> Result<()> {
+        let before = self.journal.record;
+        if before == Record::None {
+            self.journal.record = Record::Created;
+        }
+        let noted = self.note(step, Durability::Durable).await;
+        // What fails before the request has nothing to take back.
+        self.journal.record = before;
+        noted
     }
 
     pub(super) async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {

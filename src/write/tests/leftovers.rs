@@ -87,6 +87,34 @@ fn what_a_crash_left_is_told_and_rests_are_removed() {
     assert_eq!(left, ours);
 }
 
+/// The journal of the only draft.
+fn journal(dir: &std::path::Path) -> String {
+    let json = files(dir).into_iter().find(|path| path.extension().is_some_and(|found| found == "json"));
+    std::fs::read_to_string(json.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_record_is_in_the_journal_before_it_is_asked_for() {
+    for (reserves, step) in [(true, "reserving"), (false, "creating")] {
+        let rig = rig();
+        let draft = if reserves { rig.uploads.draft(intent("new")).unwrap() } else { rig.draft(b"data") };
+        // The request is on its way for ever: a crash now cannot know what became of it.
+        rig.glance.state().silent = true;
+        let _asking = tokio::spawn({
+            let draft = std::sync::Arc::clone(&draft);
+            async move { if reserves { draft.reserve().await } else { draft.commit().await } }
+        });
+        let noted = async {
+            while !journal(rig.dir.path()).contains(&format!("\"step\": \"{step}\"")) {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), noted).await.unwrap();
+        let journal = journal(rig.dir.path());
+        assert!(journal.contains(r#""record": "created""#), "{journal}");
+    }
+}
+
 #[test]
 fn many_leftovers_are_bounded_lines() {
     let dir = tempfile::tempdir().unwrap();
