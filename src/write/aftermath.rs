@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::body::{digests_of, multihash_of};
-use super::folder::DraftId;
-use super::journal::{Durability, Journal, JournalFile, Record, Step};
+use super::folder::{DraftId, Folder};
+use super::journal::{Durability, Journal, JournalFile, Record, Step, this_boot};
 use super::recover::{Leftover, examine};
 use super::spool::Spool;
 use crate::blocking::blocking;
@@ -60,7 +60,17 @@ pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) 
             return;
         }
         let folder = Arc::clone(&shared.folder);
-        let Ok(Some(leftover)) = blocking(move || Ok(examine(&folder, id))).await else { continue };
+        let Ok(Some(mut leftover)) = blocking(move || Ok(examine(&folder, id))).await else { continue };
+        let Ok(Some(journal)) = &leftover.journal else { continue };
+        if journal.unsynced.as_deref() == Some(this_boot()) {
+            leftover = match sync(&shared.folder, leftover).await {
+                Ok(leftover) => leftover,
+                Err(error) => {
+                    tracing::warn!(%error, draft = %id, "what a crash left could not be made durable");
+                    continue;
+                }
+            };
+        }
         let Ok(Some(journal)) = &leftover.journal else { continue };
         if !is_ours(shared, journal) || !is_unsettled(journal) {
             continue;
@@ -69,6 +79,19 @@ pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) 
             tracing::info!(%error, draft = %id, "what an upload left in Glance is looked at again later");
         }
     }
+}
+
+/// Makes what a crash left durable: a process died, the machine did not, and now the bytes are all there are.
+async fn sync(folder: &Arc<Folder>, mut leftover: Leftover) -> Result<Leftover> {
+    let folder = Arc::clone(folder);
+    blocking(move || {
+        if let (Some(spool), Ok(Some(journal))) = (&leftover.spool, &mut leftover.journal) {
+            JournalFile::new(folder, leftover.id).sync_and_note(spool)?;
+            journal.unsynced = None;
+        }
+        Ok(leftover)
+    })
+    .await
 }
 
 /// This mount's cloud and project are those it is for.

@@ -85,6 +85,7 @@ impl Upload {
     /// Makes the draft an active, proven image. On failure nothing of ours stays in Glance, or the
     /// journal names it.
     pub(super) async fn publish(&mut self) -> Result<Image> {
+        self.sync_beside();
         let spool = self.spool.clone();
         let content = blocking(move || sniff(|range| spool.read(range))).await?;
         self.sweep().await;
@@ -112,6 +113,24 @@ impl Upload {
                 Err(given_up) => return Err(given_up),
             }
         }
+    }
+
+    /// Makes the bytes durable while they are sent, which costs the upload nothing: the cache wants it anyway, of
+    /// what succeeds, and what fails is kept.
+    fn sync_beside(&self) {
+        let (folder, file) = (self.shared.folder.clone(), self.journal_file.clone());
+        tokio::task::spawn_blocking(move || {
+            // A descriptor of its own: the lock goes with the upload.
+            let synced = match Spool::open(folder, file.id()) {
+                Ok(spool) => file.sync_and_note(&spool),
+                // It is an image already.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(Error::io("opening a spool file", error)),
+            };
+            if let Err(error) = synced {
+                tracing::warn!(%error, "the bytes of an upload could not be made durable");
+            }
+        });
     }
 
     /// Creates a record without data; one that exists already is only shown.
