@@ -13,6 +13,7 @@
 )]
 
 mod auth;
+mod crashes;
 mod direct;
 mod features;
 mod folders;

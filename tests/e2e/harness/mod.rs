@@ -4,6 +4,7 @@ mod cloud;
 mod content;
 #[path = "../../common/devcloud.rs"]
 mod devcloud;
+mod disk;
 mod gate;
 mod mount;
 mod run;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use cloud::Cloud;
 pub use content::{epoch, json, pattern};
+pub use disk::{Contents, Disk, Failure, Loss, Moment};
 pub use gate::Gate;
 pub use mount::{Mount, umount};
 pub use run::{Folder, PROGRAM};
