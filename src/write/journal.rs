@@ -20,8 +20,8 @@
 //! }
 //! ```
 //!
-//! and `"metadata"` where some was asked for, and `"unsynced"`, a boot of the machine, as long as a power cut may
-//! take bytes of the data file.
+//! and `"metadata"` where some was asked for, `"streamed"` (`size`, `md5`, `sha512`) once a stream was closed, and
+//! `"unsynced"`, a boot of the machine, as long as a power cut may take bytes of the data file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -33,6 +33,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::Metadata;
+use super::body::Digests;
 use super::folder::{DraftId, Folder, JOURNAL_TMP};
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
@@ -129,6 +130,9 @@ pub(super) struct Journal {
     /// The boot of the machine in which bytes were written that may not be on the disk yet; `None`: they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) unsynced: Option<String>,
+    /// What was streamed, noted before the body ends: without it no server can have all of it. The bytes are nowhere here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) streamed: Option<Streamed>,
 }
 
 /// Names this boot of the machine: what one process wrote in it another can read, on the disk or not.
@@ -138,6 +142,15 @@ pub(super) fn this_boot() -> &'static str {
         id.trim().to_owned()
     });
     &BOOT
+}
+
+/// All that the writer of a stream gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Streamed {
+    /// Bytes.
+    pub(super) size: u64,
+    #[serde(flatten)]
+    pub(super) digests: Digests,
 }
 
 /// Whether a journal has to be on disk before what follows it happens.
@@ -167,6 +180,7 @@ impl Journal {
             strays: Vec::new(),
             metadata: Metadata::default(),
             unsynced: None,
+            streamed: None,
         }
     }
 
@@ -402,6 +416,16 @@ mod tests {
     fn the_bytes_of_version_1_stay_as_they_are() {
         assert_eq!(String::from_utf8(golden().encode().unwrap()).unwrap(), GOLDEN);
         assert_eq!(Journal::decode(GOLDEN.as_bytes()).unwrap(), golden());
+    }
+
+    #[test]
+    fn what_was_streamed_is_kept_as_it_is() {
+        let digests = Digests { md5: "d41d8cd9".into(), sha512: "cf83e135".into() };
+        let journal = Journal { streamed: Some(Streamed { size: 7, digests }), ..golden() };
+        let end = "  \"streamed\": {\n    \"size\": 7,\n    \"md5\": \"d41d8cd9\",\n    \"sha512\": \"cf83e135\"\n  }\n}\n";
+        let text = format!("{},\n{end}", GOLDEN.strip_suffix("\n}\n").unwrap());
+        assert_eq!(String::from_utf8(journal.encode().unwrap()).unwrap(), text);
+        assert_eq!(Journal::decode(text.as_bytes()).unwrap(), journal);
     }
 
     #[test]
