@@ -87,7 +87,7 @@ async fn sync(folder: &Arc<Folder>, mut leftover: Leftover) -> Result<Leftover> 
     let folder = Arc::clone(folder);
     blocking(move || {
         if let (Some(spool), Ok(Some(journal))) = (&leftover.spool, &mut leftover.journal) {
-            JournalFile::new(folder, leftover.id).sync_and_note(spool)?;
+            JournalFile::existing(folder, leftover.id).sync_and_note(spool)?;
             journal.unsynced = None;
         }
         Ok(leftover)
@@ -141,7 +141,7 @@ async fn settle_one(
     let keeps = told.1 > 0 || strays_left || settled.is_err();
     // The lock is held until the journal tells what was done.
     blocking(move || {
-        let file = JournalFile::new(folder, id);
+        let file = JournalFile::existing(folder, id);
         match keeps {
             true => file.store(Durability::Durable, || Some(journal))?,
             false => file.remove(),
@@ -283,7 +283,7 @@ pub(super) async fn keep_as_image(
         .then(|| ContentIdentity::of(image, shared.records.cloud_key(), shared.records.project_id()));
     let shared = Arc::clone(shared);
     blocking(move || {
-        let file = JournalFile::new(Arc::clone(&shared.folder), id);
+        let file = JournalFile::existing(Arc::clone(&shared.folder), id);
         journal.step = Step::Done;
         file.store(Durability::Relaxed, || Some(journal))?;
         let data = spool.path();

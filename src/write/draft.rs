@@ -51,7 +51,7 @@ impl Draft {
         journal: Journal,
         replaces: Option<Image>,
     ) -> Self {
-        let journal_file = Arc::new(JournalFile::new(shared.folder.clone(), spool.id()));
+        let journal_file = Arc::new(JournalFile::existing(shared.folder.clone(), spool.id()));
         let state = State::new(spool, journal, replaces, true);
         Self { inner: Inner::new(shared, journal_file, state, None) }
     }

@@ -263,11 +263,20 @@ pub(super) struct JournalFile {
     writing: Mutex<()>,
     /// All bytes of the data file are on the disk: whatever journal is stored says so.
     is_synced: AtomicBool,
+    /// The journal that is there is on the disk: only one that is, too, may take its place.
+    is_durable: AtomicBool,
 }
 
 impl JournalFile {
+    /// That of a new draft, which has none yet.
     pub(super) fn new(folder: Arc<Folder>, id: DraftId) -> Self {
-        Self { folder, id, writing: Mutex::new(()), is_synced: AtomicBool::new(false) }
+        let (is_synced, is_durable) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { folder, id, writing: Mutex::new(()), is_synced, is_durable }
+    }
+
+    /// That of a draft which somebody may rely on.
+    pub(super) fn existing(folder: Arc<Folder>, id: DraftId) -> Self {
+        Self { is_durable: AtomicBool::new(true), ..Self::new(folder, id) }
     }
 
     /// The draft it is of.
@@ -275,8 +284,9 @@ impl JournalFile {
         self.id
     }
 
-    /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it.
-    /// Blocks on the disk.
+    /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it. After a power cut
+    /// there is this one or, unless it is durable, the one before it: file systems may keep the name of a new file
+    /// without its bytes, and then nobody would know of a record. Blocks on the disk.
     pub(super) fn store(
         &self,
         durability: Durability,
@@ -290,10 +300,12 @@ impl JournalFile {
         let path = self.folder.journal_path(self.id);
         let fresh = path.with_extension(JOURNAL_TMP);
         let durable = durability == Durability::Durable;
-        write_file(&fresh, &journal.encode()?, durable)
+        write_file(&fresh, &journal.encode()?, durable || self.is_durable.load(Ordering::Relaxed))
             .and_then(|()| fs::rename(&fresh, &path))
             .and_then(|()| if durable { self.folder.sync() } else { Ok(()) })
-            .map_err(|error| Error::io(format!("writing {}", path.display()), error))
+            .map_err(|error| Error::io(format!("writing {}", path.display()), error))?;
+        self.is_durable.fetch_or(durable, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes the bytes of `spool`, to which nobody writes any more, durable; what is stored from now on says so.

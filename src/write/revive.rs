@@ -115,7 +115,7 @@ impl Uploads {
         }
         let folder = Arc::clone(&self.shared.folder);
         blocking(move || {
-            JournalFile::new(folder, id).remove();
+            JournalFile::existing(folder, id).remove();
             drop(spool);
             Ok(gone)
         })

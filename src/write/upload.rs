@@ -85,7 +85,16 @@ impl Upload {
     /// Makes the draft an active, proven image. On failure nothing of ours stays in Glance, or the
     /// journal names it.
     pub(super) async fn publish(&mut self) -> Result<Image> {
-        self.sync_beside();
+        let syncing = self.sync_beside();
+        let published = self.publish_what_is_written().await;
+        if published.is_err() {
+            // Before anybody can write again: what is durable then is not what he wrote.
+            let _ = syncing.await;
+        }
+        published
+    }
+
+    async fn publish_what_is_written(&mut self) -> Result<Image> {
         let spool = self.spool.clone();
         let content = blocking(move || sniff(|range| spool.read(range))).await?;
         self.sweep().await;
@@ -117,7 +126,7 @@ impl Upload {
 
     /// Makes the bytes durable while they are sent, which costs the upload nothing: the cache wants it anyway, of
     /// what succeeds, and what fails is kept.
-    fn sync_beside(&self) {
+    fn sync_beside(&self) -> tokio::task::JoinHandle<()> {
         let (folder, file) = (self.shared.folder.clone(), self.journal_file.clone());
         tokio::task::spawn_blocking(move || {
             // A descriptor of its own: the lock goes with the upload.
@@ -130,7 +139,7 @@ impl Upload {
             if let Err(error) = synced {
                 tracing::warn!(%error, "the bytes of an upload could not be made durable");
             }
-        });
+        })
     }
 
     /// Creates a record without data; one that exists already is only shown.
