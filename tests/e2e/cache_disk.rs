@@ -40,10 +40,10 @@ fn mount_on(cloud: &Cloud, disk: &Disk, options: &str) -> Mount {
     ))
 }
 
-/// Warnings and errors in the log that speak of the cache, since it had `from` bytes.
+/// Warnings and errors in the log since it had `from` bytes.
 fn complaints(mount: &Mount, from: usize) -> Vec<String> {
     let log = mount.log()[from..].to_owned();
-    let is_one = |line: &&str| (line.contains(" WARN ") || line.contains("ERROR ")) && line.contains("cache");
+    let is_one = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
     log.lines().filter(is_one).map(str::to_owned).collect()
 }
 
@@ -74,8 +74,11 @@ fn a_cache_disk_that_fails_slows_reads_down_and_is_told_once() {
         assert!(disk.refused() > 0, "{word}: the disk was not even asked");
         eventually("it is told", || !complaints(&mount, from).is_empty());
         let told = complaints(&mount, from);
-        assert_eq!(told.len(), 1, "{word}: {told:#?}");
-        assert!(told[0].contains("left alone"), "{word}: {told:#?}");
+        // What is on the disk besides blocks: where reads fail, the records of images.
+        let (of_records, of_blocks): (Vec<_>, Vec<_>) =
+            told.iter().partition(|line| line.contains("the server is asked for them"));
+        assert!(of_blocks.len() == 1 && of_blocks[0].contains("left alone"), "{word}: {told:#?}");
+        assert!(of_records.len() <= 1, "{word}: {told:#?}");
         mount.down();
         // The next mount on a disk that works has all it needs.
         disk.fail(None);
@@ -276,6 +279,11 @@ fn whatever_is_spoilt_on_the_cache_disk_the_bytes_are_right_and_it_is_told_once(
     }
 }
 
+/// Bytes that the blocks in the cache occupy.
+fn data(disk: &Disk) -> u64 {
+    disk.occupied_by(".data")
+}
+
 #[test]
 fn two_daemons_fill_and_empty_one_small_cache_and_one_is_killed() {
     let (cloud, disk) = (Cloud::open(), Disk::new());
@@ -293,20 +301,26 @@ fn two_daemons_fill_and_empty_one_small_cache_and_one_is_killed() {
         background(&format!("for i in 1 2 3 4 5 6; do {}; done", each.join("; ")))
     };
     let (first, second) = (reading(&one), reading(&other));
-    eventually("the cache is full", || disk.occupied() > 2 * MIB as u64);
+    eventually("the cache is full", || data(&disk) > 2 * MIB as u64);
     sh!("kill -KILL {}", one.daemon().expect("a daemon"));
     eventually("the daemon has ended", || one.daemon().is_none());
     drop(first);
     one.up();
-    let first = reading(&one);
+    let (mut first, mut second) = (reading(&one), second);
+    let mut most = 0;
+    while first.is_running() || second.is_running() {
+        most = most.max(data(&disk));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
     first.finish().expect_success();
     second.finish().expect_success();
-    assert!(disk.occupied() < 8 * MIB as u64, "{} bytes for a cache of 3 MiB", disk.occupied());
+    // The other one may write a tenth of it before it counts again.
+    assert!(most <= (3 * MIB + 3 * MIB / 10) as u64, "{most} bytes for a cache of 3 MiB");
     for mount in [&one, &other] {
         samples.iter().for_each(|sample| sample.is_right(mount, "at the end"));
-        // While the one makes room the other finds none, and may say so.
-        let others = complaints(mount, 0).into_iter().filter(|line| !line.contains("no room can be made"));
-        assert_eq!(others.collect::<Vec<_>>(), [""; 0]);
+        let told = complaints(mount, 0);
+        let others: Vec<_> = told.iter().filter(|line| !line.contains("has lost its daemon")).collect();
+        assert_eq!(others, [""; 0]);
         mount.down();
     }
 }
@@ -319,7 +333,7 @@ fn a_spool_disk_that_fails_fails_the_copy_and_publishes_nothing() {
     mount.up();
     for (failure, said) in [
         (Some(Failure::Writes), "Input/output error"),
-        (Some(Failure::ReadOnly), "Input/output error"),
+        (Some(Failure::ReadOnly), "Read-only file system"),
         (Some(Failure::All), "Input/output error"),
         (None, "No space left on device"),
     ] {
@@ -332,17 +346,24 @@ fn a_spool_disk_that_fails_fails_the_copy_and_publishes_nothing() {
         eventually("nothing is published", || cloud.named("spool-fails.raw").is_empty());
     }
     // The bytes cannot be read back while they are sent.
-    let mut writer = background(&format!(
-        "exec 3> {mount}/spool-fails.raw; cat {from} >&3; until [ -e {0}/go ]; do sleep 0.05; done; exec 3>&-",
-        mount.beside()
-    ));
+    let program = "import os, sys, time
+out = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+os.write(out, open(sys.argv[2], 'rb').read())
+while not os.path.exists(sys.argv[3]):
+    time.sleep(0.05)
+os.close(out)
+";
+    let program = mount.beside().file("program.py", program.as_bytes());
+    let go = format!("{}/go", mount.beside());
+    let mut writer = background(&format!("python3 {program} {mount}/spool-fails.raw {from} {go}"));
     eventually("all is written", || {
         std::fs::metadata(mount.path("spool-fails.raw")).is_ok_and(|found| found.len() == MIB as u64)
     });
     assert!(writer.is_running());
     disk.fail(Some(Failure::Reads));
     mount.beside().file("go", "");
-    writer.finish();
+    let said = writer.finish().expect_failure();
+    assert!(said.contains("Input/output error"), "{said}");
     disk.fail(None);
     eventually("nothing is published", || cloud.named("spool-fails.raw").is_empty());
     let listed = sh!("{PROGRAM} uploads --json {mount}");

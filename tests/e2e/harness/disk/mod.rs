@@ -117,6 +117,14 @@ impl Disk {
         self.inner().state.occupied()
     }
 
+    /// Bytes that are occupied by the files whose name ends so.
+    pub fn occupied_by(&self, ending: &str) -> u64 {
+        let inner = self.inner();
+        let folders = inner.state.nodes.values().filter_map(|node| node.entries.as_ref());
+        let of_name = folders.flatten().filter(|(name, _)| name.ends_with(ending));
+        of_name.map(|(_, file)| inner.state.nodes[file].pages.len() as u64 * PAGE).sum()
+    }
+
     /// How many requests it refused.
     pub fn refused(&self) -> usize {
         self.inner().refused
