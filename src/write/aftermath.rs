@@ -49,16 +49,20 @@ pub enum Settlement {
 }
 
 /// Settles every upload of this cloud and project that a crash left. What cannot be settled now is left
-/// for the next time.
-pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) + Send + Sync)) {
+/// for the next time, and makes it false.
+pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) + Send + Sync)) -> bool {
+    let mut all = true;
     let folder = Arc::clone(&shared.folder);
     let drafts = match blocking(move || folder.drafts()).await {
         Ok(drafts) => drafts,
-        Err(error) => return tracing::warn!(%error, "what crashes left cannot be looked for"),
+        Err(error) => {
+            tracing::warn!(%error, "what crashes left cannot be looked for");
+            return true;
+        }
     };
     for id in drafts {
         if shared.stop.is_cancelled() {
-            return;
+            return all;
         }
         let folder = Arc::clone(&shared.folder);
         let Ok(Some(mut leftover)) = blocking(move || Ok(examine(&folder, id))).await else { continue };
@@ -78,8 +82,10 @@ pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) 
         }
         if let Err(error) = settle_one(shared, leftover, tell).await {
             tracing::info!(%error, draft = %id, "what an upload left in Glance is looked at again later");
+            all = false;
         }
     }
+    all
 }
 
 /// Makes what a crash left durable: a process died, the machine did not, and now the bytes are all there are.

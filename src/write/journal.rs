@@ -316,10 +316,10 @@ impl JournalFile {
         Ok(())
     }
 
-    /// The same, and says so in the journal that is there. Blocks on the disk.
+    /// The same, and says so in the journal that is there; the names of both are durable, too. Blocks on the disk.
     pub(super) fn sync_and_note(&self, spool: &Spool) -> Result<()> {
         self.sync(spool)?;
-        self.store(Durability::Relaxed, || Journal::load(&self.folder, self.id).ok().flatten())
+        self.store(Durability::Durable, || Journal::load(&self.folder, self.id).ok().flatten())
     }
 
     /// Bytes may be written again.

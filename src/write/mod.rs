@@ -85,6 +85,10 @@ const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 /// spool folder.
 const SETTLING: Duration = Duration::from_secs(60);
 
+/// How soon it is looked again for what could not be settled; each time after twice as long. A server that a crash
+/// cut off in the middle of the data says for a moment that it is still taking them.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What an upload is for.
 #[derive(Debug, Clone)]
 pub struct Intent {
@@ -210,11 +214,12 @@ impl Uploads {
     pub async fn keep_house(self, read_only: bool, tell: impl Fn(Settlement) + Send + Sync) {
         let Shared { folder, stop, .. } = &*self.shared;
         let mut aged = Instant::now();
+        let mut again = AGAIN;
         loop {
-            if !read_only {
-                aftermath::settle_all(&self.shared, &tell).await;
-            }
-            if timeout(SETTLING, stop.cancelled()).await.is_ok() {
+            let settled = read_only || aftermath::settle_all(&self.shared, &tell).await;
+            let pause = if settled { SETTLING } else { again };
+            again = if settled { AGAIN } else { (again * 2).min(SETTLING) };
+            if timeout(pause, stop.cancelled()).await.is_ok() {
                 return;
             }
             if aged.elapsed() < HOUSEKEEPING {
