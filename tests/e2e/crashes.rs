@@ -7,7 +7,8 @@
 use serde_json::Value;
 
 use crate::harness::{
-    Cloud, Contents, Disk, Loss, Moment, Mount, PROGRAM, eventually, json, long, pattern, run, sh,
+    Background, Cloud, Contents, Disk, Loss, Moment, Mount, PROGRAM, background, eventually, json, long,
+    pattern, run, sh,
 };
 
 const KIB: usize = 1024;
@@ -15,6 +16,10 @@ const MIB: usize = 1024 * KIB;
 
 /// What a power cut takes, from everything to some of it.
 const LOSSES: [Loss; 5] = [Loss::All, Loss::Names, Loss::Contents, Loss::Some(1), Loss::Some(2)];
+
+/// The same, and what is worst for a cache.
+const LOSSES_OF_CACHE: [Loss; 7] =
+    [Loss::All, Loss::Names, Loss::Contents, Loss::Some(1), Loss::Some(2), Loss::Blocks, Loss::Cleared];
 
 /// A mount with its cache and its spool on `disk`, not mounted yet.
 fn mount_on(cloud: &Cloud, disk: &Disk, options: &str) -> Mount {
@@ -152,11 +157,19 @@ fn a_power_cut_at_any_step_of_filling_and_making_room_leaves_no_wrong_byte() {
     sh!("cmp {mount}/{name} {source}");
     let verified = || mount.xattr(name, "user.glancefs.verified") == "sha512";
     eventually("it is verified", verified);
+    // Also told to those who come later.
+    let is_proven = || disk.files(".index").iter().any(|(_, index)| index[88] != 0);
+    eventually("the proof is on the disk", is_proven);
+    let proven = disk.steps();
     assert!(pair.read(&mount));
     mount.down();
     let steps = disk.steps();
-    for (turn, step) in sample(steps + 1, 20).into_iter().enumerate() {
-        let losses = if long() { &LOSSES[..] } else { &LOSSES[turn % LOSSES.len()..][..1] };
+    let mut tried = sample(steps + 1, 14);
+    tried.push(proven);
+    for (turn, step) in tried.into_iter().enumerate() {
+        let all = long() || step == proven || step == steps;
+        let losses = &LOSSES_OF_CACHE;
+        let losses = if all { &losses[..] } else { &losses[turn % losses.len()..][..1] };
         for loss in losses {
             let loss = match loss {
                 Loss::Some(seed) => Loss::Some(seed + 2 * step as u64),
@@ -168,6 +181,113 @@ fn a_power_cut_at_any_step_of_filling_and_making_room_leaves_no_wrong_byte() {
             mount.down();
         }
     }
+}
+
+/// Bytes of a file that are written one after the other, so that a power cut may take each.
+const PIECE: usize = 64 * KIB;
+
+/// Pieces that are written before the program makes what it has written durable.
+const SYNCED: usize = 5;
+
+/// Writes a file in pieces, the first of which it makes durable, and goes on to hold it open; returns when all is written.
+fn write_and_hold(mount: &Mount, disk: &Disk, from: &str, name: &str) -> Background {
+    let program = format!(
+        "import os, sys, time
+out = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+source = open(sys.argv[2], 'rb')
+for _ in range({SYNCED}):
+    os.write(out, source.read({PIECE}))
+os.fsync(out)
+while piece := source.read({PIECE}):
+    os.write(out, piece)
+time.sleep(60)
+"
+    );
+    let program = mount.beside().file("program.py", program.as_bytes());
+    let length = std::fs::metadata(from).unwrap().len();
+    let writer = background(&format!("exec python3 {program} {mount}/{name} {from}"));
+    eventually("all is written", || {
+        disk.files(".data").iter().any(|(_, bytes)| bytes.len() as u64 == length)
+    });
+    writer
+}
+
+#[test]
+fn bytes_that_a_power_cut_may_have_damaged_are_listed_and_sent_only_when_a_person_says_so() {
+    let (cloud, disk) = (Cloud::open(), Disk::new());
+    let mount = mount_on(cloud, &disk, "");
+    let content = pattern(131, 10 * PIECE + 77);
+    let from = mount.beside().file("source", &content);
+    mount.up();
+    disk.record();
+    let writer = write_and_hold(&mount, &disk, &from, "damaged.raw");
+    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
+    drop(writer);
+    buried(&mount, &disk);
+    let (steps, mut damaged) = (disk.steps(), 0);
+    for loss in (1..7).map(Loss::Some).chain([Loss::Contents, Loss::Names]) {
+        disk.cut_power_at(steps, loss);
+        boot_anew(&disk);
+        up_again(&mount);
+        let uploads = listed(&mount, "damaged.raw");
+        assert_eq!(uploads.len(), 1, "{loss:?}: {uploads:#?}");
+        for upload in uploads {
+            let (id, file) = (upload["id"].as_str().unwrap(), upload["file"].as_str().unwrap());
+            let kept = std::fs::read(file).unwrap();
+            damaged += usize::from(!content.starts_with(&kept));
+            let synced = SYNCED * PIECE;
+            assert!(kept[..synced] == content[..synced], "{loss:?}: what fsync was called for is lost");
+            assert!(upload["reason"].as_str().unwrap().contains("may be damaged"), "{loss:?}: {upload:#}");
+            let said = run(&format!("{PROGRAM} uploads retry {id}")).expect_failure();
+            assert!(said.contains("--as NAME"), "{loss:?}: {said}");
+        }
+        assert!(cloud.named("damaged.raw").is_empty(), "{loss:?}");
+        mount.down();
+    }
+    assert!(damaged >= 3, "only {damaged} of the cuts did damage");
+}
+
+#[test]
+fn what_a_killed_daemon_left_outlives_a_power_cut_once_it_was_mounted_again() {
+    let (cloud, disk) = (Cloud::open(), Disk::new());
+    let mount = mount_on(cloud, &disk, "--allow-delete");
+    let content = pattern(132, 10 * PIECE + 77);
+    let from = mount.beside().file("source", &content);
+    mount.up();
+    disk.record();
+    let writer = write_and_hold(&mount, &disk, &from, "durable.raw");
+    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
+    drop(writer);
+    buried(&mount, &disk);
+    up_again(&mount);
+    eventually("its bytes are durable", || {
+        let journals = disk.files(".json");
+        let ours = journals.iter().find(|(_, bytes)| String::from_utf8_lossy(bytes).contains("durable.raw"));
+        ours.is_some_and(|(_, bytes)| !String::from_utf8_lossy(bytes).contains("unsynced"))
+    });
+    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
+    buried(&mount, &disk);
+    let steps = disk.steps();
+    for loss in LOSSES_OF_CACHE {
+        disk.cut_power_at(steps, loss);
+        boot_anew(&disk);
+        up_again(&mount);
+        let uploads = listed(&mount, "durable.raw");
+        assert_eq!(uploads.len(), 1, "{loss:?}: {uploads:#?}");
+        sh!("{PROGRAM} uploads retry {}", uploads[0]["id"].as_str().unwrap());
+        assert!(mount.read("durable.raw") == content, "{loss:?}");
+        sh!("rm {mount}/durable.raw");
+        mount.down();
+    }
+}
+
+/// What the power cut left says that it is of an earlier boot of the machine.
+fn boot_anew(disk: &Disk) {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let earlier = "00000000-0000-4000-8000-000000000000";
+    disk.spoil(".json", |bytes| {
+        *bytes = String::from_utf8_lossy(bytes).replace(boot.trim(), earlier).into_bytes();
+    });
 }
 
 /// What is done to the mount that is to be crashed.
@@ -248,7 +368,7 @@ impl Crash<'_> {
             eventually("the daemon has ended", || mount.daemon().is_none());
             if let Some(loss) = loss {
                 disk.cut_power(loss);
-                self.boot_anew();
+                boot_anew(disk);
             }
             buried(mount, disk);
         } else {
@@ -276,18 +396,10 @@ impl Crash<'_> {
         for upload in uploads {
             self.can_be_resumed(&upload, loss, when);
         }
-        assert!(!disk.files(".tmp").iter().any(|(file, _)| file.contains(".json")), "{when}");
+        let half_written = || disk.files(".tmp").iter().any(|(file, _)| file.contains(".json"));
+        eventually(&format!("no half of a journal is left: {when}"), || !half_written());
         mount.down();
         killed
-    }
-
-    /// What the power cut left says that it is of an earlier boot of the machine.
-    fn boot_anew(&self) {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-        let earlier = "00000000-0000-4000-8000-000000000000";
-        self.disk.spoil(".json", |bytes| {
-            *bytes = String::from_utf8_lossy(bytes).replace(boot.trim(), earlier).into_bytes();
-        });
     }
 
     /// No record of ours is left in a state that only an upload would end.

@@ -51,6 +51,8 @@ struct Inner {
     log: Vec<(Step, SystemTime)>,
     next_node: u64,
     failure: Option<Failure>,
+    /// So many reads of contents fail, whatever else works.
+    failing_reads: usize,
     /// Bytes that fit.
     capacity: u64,
     /// Steps until the process ends, and how.
@@ -81,6 +83,7 @@ impl Disk {
             log: Vec::new(),
             next_node: ROOT + 1,
             failure: None,
+            failing_reads: 0,
             capacity: 1 << 40,
             fuse: None,
             is_off: false,
@@ -105,6 +108,11 @@ impl Disk {
     /// From now on it fails so, or works again.
     pub fn fail(&self, failure: Option<Failure>) {
         self.inner().failure = failure;
+    }
+
+    /// The next read of contents fails, and no other.
+    pub fn fail_one_read(&self) {
+        self.inner().failing_reads = 1;
     }
 
     /// From now on so many bytes fit.
@@ -299,7 +307,9 @@ impl Inner {
 
     /// Whether contents can be read.
     fn can_read(&mut self) -> Result<(), i32> {
-        if self.is_off || matches!(self.failure, Some(Failure::Reads | Failure::All)) {
+        let fails = self.failing_reads > 0;
+        self.failing_reads = self.failing_reads.saturating_sub(1);
+        if fails || self.is_off || matches!(self.failure, Some(Failure::Reads | Failure::All)) {
             self.refused += 1;
             return Err(libc::EIO);
         }

@@ -6,7 +6,7 @@
 //! of a file makes no name durable. A file's times may be those of any of its changes, but are never older than a
 //! change that is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use super::state::{State, Step};
@@ -39,6 +39,10 @@ pub enum Loss {
     Names,
     /// All names are there and no contents.
     Contents,
+    /// The bytes of blocks in the cache, while their files' times and all else are there.
+    Blocks,
+    /// What cleared entries of indices; the holes and all else are there.
+    Cleared,
     /// Each as dice fall.
     Some(u64),
 }
@@ -48,11 +52,19 @@ pub fn after_power_cut(base: &State, log: &[(Step, SystemTime)], loss: Loss) -> 
     let mut dice = Dice::new(if let Loss::Some(seed) = loss { seed } else { 0 });
     let mut lost_names = LostNames::of(log, loss, &mut dice);
     let mut state = base.clone();
+    let blocks = files_of_blocks(base, log);
     for (index, (step, time)) in log.iter().enumerate() {
         if let Some(file) = step.file() {
             let durable =
                 log[index..].iter().any(|(later, _)| matches!(later, Step::Sync { file: f } if *f == file));
-            match fate(durable, loss, &mut dice) {
+            let fate = match (loss, step) {
+                (Loss::Blocks, Step::Write { file, .. }) if !durable && blocks.contains(file) => Fate::Dated,
+                (Loss::Cleared, Step::Write { bytes, .. }) if !durable && bytes.iter().all(|b| *b == 0) => {
+                    Fate::Lost
+                }
+                _ => fate(durable, loss, &mut dice),
+            };
+            match fate {
                 Fate::Kept => state.apply(step, *time),
                 Fate::Lost => {}
                 Fate::Dated => touch(&mut state, file, *time),
@@ -75,6 +87,17 @@ pub fn after_power_cut(base: &State, log: &[(Step, SystemTime)], loss: Loss) -> 
     state
 }
 
+/// The files that hold blocks of the cache.
+fn files_of_blocks(base: &State, log: &[(Step, SystemTime)]) -> BTreeSet<u64> {
+    let there = base.nodes.values().filter_map(|node| node.entries.as_ref()).flatten();
+    let there = there.filter(|(name, _)| name.ends_with(".data")).map(|(_, file)| *file);
+    let made = log.iter().filter_map(|(step, _)| match step {
+        Step::Make { name, node, .. } if name.ends_with(".data") => Some(*node),
+        _ => None,
+    });
+    there.chain(made).collect()
+}
+
 enum Fate {
     Kept,
     Lost,
@@ -86,7 +109,7 @@ enum Fate {
 fn fate(durable: bool, loss: Loss, dice: &mut Dice) -> Fate {
     match loss {
         _ if durable => Fate::Kept,
-        Loss::Names => Fate::Kept,
+        Loss::Names | Loss::Blocks | Loss::Cleared => Fate::Kept,
         Loss::All | Loss::Contents => Fate::Lost,
         Loss::Some(_) => match dice.below(4) {
             0 => Fate::Kept,
@@ -150,7 +173,7 @@ impl LostNames {
             let synced = durable.get(&folder).copied().unwrap_or(0);
             let open: Vec<_> = changes.into_iter().filter(|index| *index >= synced).collect();
             let lost = match loss {
-                Loss::Contents => open.len(),
+                Loss::Contents | Loss::Blocks | Loss::Cleared => open.len(),
                 Loss::All | Loss::Names => 0,
                 Loss::Some(_) => dice.below(open.len() as u64 + 1) as usize,
             };
