@@ -314,8 +314,11 @@ struct Act {
 
 /// The uploads that are listed, of this name.
 fn listed(mount: &Mount, name: &str) -> Vec<Value> {
-    let found = json(&sh!("{PROGRAM} uploads --json {mount}"))["uploads"].clone();
-    found.as_array().unwrap().iter().filter(|upload| upload["name"] == name).cloned().collect()
+    all_listed(mount).into_iter().filter(|upload| upload["name"] == name).collect()
+}
+
+fn all_listed(mount: &Mount) -> Vec<Value> {
+    json(&sh!("{PROGRAM} uploads --json {mount}"))["uploads"].as_array().unwrap().clone()
 }
 
 /// Crashes `act` at its steps, each time over `empty`; a power cut comes with the crash if `losses` has any.
@@ -411,6 +414,11 @@ impl Crash<'_> {
         }
         for upload in uploads {
             self.can_be_resumed(&upload, loss, when);
+        }
+        // A power cut may take the journal, and with it the name.
+        for upload in all_listed(mount).iter().filter(|upload| upload["name"] != *name) {
+            assert!(loss.is_some() && upload["name"].is_null(), "{when}: {upload:#}");
+            sh!("{PROGRAM} uploads discard {}", upload["id"].as_str().unwrap());
         }
         let half_written = || disk.files(".tmp").iter().any(|(file, _)| file.contains(".json"));
         eventually(&format!("no half of a journal is left: {when}"), || !half_written());
