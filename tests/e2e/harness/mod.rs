@@ -5,6 +5,7 @@ mod content;
 mod detour;
 #[path = "../../common/devcloud.rs"]
 mod devcloud;
+mod disk;
 mod gate;
 mod mount;
 mod run;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 pub use cloud::Cloud;
 pub use content::{epoch, json, pattern};
 pub use detour::Detour;
+pub use disk::{Contents, Disk, Failure, Loss, Moment};
 pub use gate::Gate;
 pub use mount::{Mount, umount};
 pub use run::{Folder, PROGRAM};
