@@ -279,7 +279,9 @@ impl Glance {
             };
             retries += u32::from(worth == Worth::AFewTries);
             let pause = backoff.pause().max(wait.unwrap_or_default());
-            if retries > inner.retries || Instant::now() + pause >= deadline {
+            // A server may ask for a pause that no clock can count.
+            let in_time = Instant::now().checked_add(pause).is_some_and(|end| end < deadline);
+            if retries > inner.retries || !in_time {
                 return Err(if repeated { error } else { error.unasked() });
             }
             tracing::debug!(%error, pause_ms = pause.as_millis(), "trying again");

@@ -36,6 +36,9 @@ pub enum Status {
     Other(Box<str>),
 }
 
+/// Characters of a status that are kept. Glance's longest has 14.
+const LONGEST_STATUS: usize = 32;
+
 impl Status {
     fn from_name(name: &str) -> Self {
         match name {
@@ -48,7 +51,8 @@ impl Status {
             "killed" => Self::Killed,
             "pending_delete" => Self::PendingDelete,
             "deleted" => Self::Deleted,
-            other => Self::Other(other.into()),
+            // It gets into messages: a word, and one line.
+            other => Self::Other(other.chars().filter(|c| !c.is_control()).take(LONGEST_STATUS).collect()),
         }
     }
 
@@ -255,9 +259,12 @@ impl Image {
         })?;
         let size = match record.size {
             None => None,
-            Some(number) => Some(number.as_u64().ok_or_else(|| {
-                Error::new(Kind::ServerError, format!("image {id}: {number} is no size in bytes"))
-            })?),
+            Some(number) => {
+                // The kernel counts the bytes of a file in 63 bits.
+                let size = number.as_u64().filter(|size| i64::try_from(*size).is_ok());
+                let wrong = || format!("image {id}: {number} is no size in bytes");
+                Some(size.ok_or_else(|| Error::new(Kind::ServerError, wrong()))?)
+            }
         };
         let status = Status::from_name(&record.status);
         let has_data = matches!(status, Status::Active | Status::Deactivated);
