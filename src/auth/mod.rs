@@ -1,6 +1,6 @@
 //! Who we are to the cloud: a token and the addresses of Glance, renewed when needed.
 //!
-//! `clouds` finds out what to log in with, `keystone` (and `app_credential`, `command`) logs in, `renewal` decides
+//! `clouds` finds out what to log in with, `keystone` with `login` (or `command`) logs in, `renewal` decides
 //! when, `last_login` keeps what a mount needs to begin without one, `endpoint` says where Glance is, and `tls` whom
 //! to trust. Tokens live in memory only, in a type that cannot be printed.
 
@@ -13,12 +13,12 @@ use crate::blocking::blocking;
 use crate::config::{AuthConfig, AuthMethod, HttpConfig};
 use crate::error::{Error, Kind, Result};
 
-mod app_credential;
 mod clouds;
 mod command;
 mod endpoint;
 mod keystone;
 mod last_login;
+mod login;
 mod renewal;
 mod tls;
 mod token;
@@ -238,7 +238,7 @@ fn required(endpoints: Vec<Url>) -> Result<Vec<Url>> {
     Ok(endpoints)
 }
 
-async fn load_tls(http: &HttpConfig, cloud: Option<openstack_sdk::config::CloudConfig>) -> Result<Tls> {
+async fn load_tls(http: &HttpConfig, cloud: Option<openstack_sdk_core::config::CloudConfig>) -> Result<Tls> {
     let http = http.clone();
     blocking(move || Tls::load(&http, cloud.as_ref())).await
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use openstack_sdk::config::CloudConfig;
+use openstack_sdk_core::config::CloudConfig;
+use reqwest::redirect::Policy;
 use reqwest::{Certificate, ClientBuilder};
 use rustls::CertificateError;
 
@@ -13,7 +14,6 @@ use crate::error::{Error, Kind, Result};
 /// How servers prove who they are, to Keystone's client and to Glance's.
 #[derive(Debug, Clone)]
 pub(super) struct Tls {
-    ca_file: Option<PathBuf>,
     roots: Vec<Certificate>,
     insecure: bool,
     /// The system has CA certificates. Without any, a client that looks for them cannot be made, not even for plain HTTP.
@@ -40,42 +40,23 @@ impl Tls {
                 "no CA certificates on this system (package ca-certificates): only those given are trusted"
             );
         }
-        Ok(Self { ca_file, roots, insecure, system_roots })
+        Ok(Self { roots, insecure, system_roots })
     }
 
-    /// A client that trusts the system's certificates and those given, and that never compresses.
+    /// A client that trusts the system's certificates and those given, that never compresses, and that follows no
+    /// redirect: neither Keystone nor Glance redirects, and one would carry a password or a token to another place.
     ///
-    /// The SDK switches gzip and deflate on for every client of the program (Cargo unites the features of a crate);
-    /// asking for them would break ranged downloads.
+    /// Compression stays off whoever switches it on for every client of the program (Cargo unites the features of a
+    /// crate): asking for it would break ranged downloads.
     pub(super) fn client_builder(&self) -> Result<ClientBuilder> {
         let builder = reqwest::Client::builder()
             .user_agent(concat!("glancefs/", env!("CARGO_PKG_VERSION")))
             .no_gzip()
             .no_deflate()
+            .redirect(Policy::none())
             .tls_danger_accept_invalid_certs(self.insecure);
         let roots = self.roots.iter().cloned();
         Ok(if self.system_roots { builder.tls_certs_merge(roots) } else { builder.tls_certs_only(roots) })
-    }
-
-    /// The SDK's client, which cannot do without the system's certificates, can be made.
-    ///
-    /// # Errors
-    /// `Config`, with the cure.
-    pub(super) fn check_for_sdk(&self) -> Result<()> {
-        if self.system_roots {
-            return Ok(());
-        }
-        let cure = "install the package ca-certificates, or name a file of certificates in SSL_CERT_FILE";
-        Err(Error::new(
-            Kind::Config,
-            format!("this system has no CA certificates, which Keystone's client needs: {cure}"),
-        ))
-    }
-
-    /// The same for the SDK's client.
-    pub(super) fn apply(&self, config: &mut CloudConfig) {
-        config.cacert = self.ca_file.as_ref().map(|path| path.display().to_string());
-        config.verify = Some(!self.insecure);
     }
 }
 
@@ -115,7 +96,7 @@ fn told(why: &CertificateError) -> &'static str {
     }
 }
 
-/// rustls is built with two providers (the SDK brings `ring`) and refuses to guess between them.
+/// Explicitly: with a second provider, which any crate in the tree may bring, rustls refuses to guess.
 fn install_provider() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -168,8 +168,6 @@ impl Glance {
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .tcp_nodelay(true)
                 .http1_max_headers(HEADER_LIMIT)
-                // Glance does not redirect; a redirect would carry the token to another place.
-                .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .map_err(|error| {
                     Error::new(Kind::Config, "cannot set up TLS: are the system's CA certificates installed?")
