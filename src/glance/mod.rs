@@ -13,6 +13,8 @@ mod facts;
 #[cfg(test)]
 pub(crate) mod fake;
 mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod import;
 mod list;

@@ -177,14 +177,14 @@ impl Journal {
         Self::decode(&bytes).map(Some).map_err(|error| error.context(path.display()))
     }
 
-    fn encode(&self) -> Result<Vec<u8>> {
+    pub(super) fn encode(&self) -> Result<Vec<u8>> {
         let failed = |error| Error::new(Kind::Io, "writing a journal").with_source(error);
         let mut bytes = serde_json::to_vec_pretty(self).map_err(failed)?;
         bytes.push(b'\n');
         Ok(bytes)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let damaged = |why: &str| Error::new(Kind::Integrity, format!("the journal {why}"));
         if bytes.len() as u64 > MAX_BYTES {
             return Err(damaged("is too long"));

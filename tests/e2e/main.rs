@@ -32,6 +32,7 @@ mod profiles;
 mod reading;
 mod references;
 mod scale;
+mod secrets;
 mod status;
 mod stream_upload;
 mod tls;
