@@ -51,6 +51,7 @@ impl Fixture {
             timeout: Duration::from_secs(10),
             retries: 3,
             ca_cert: None,
+            client_cert: None,
             insecure: false,
             max_connections: 2,
         };

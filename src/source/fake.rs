@@ -36,6 +36,7 @@ pub(crate) fn http() -> HttpConfig {
         timeout: Duration::from_millis(300),
         retries: 3,
         ca_cert: None,
+        client_cert: None,
         insecure: false,
         max_connections: 4,
     }

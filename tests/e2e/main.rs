@@ -34,6 +34,7 @@ mod references;
 mod scale;
 mod secrets;
 mod status;
+mod stores;
 mod stream_upload;
 mod tls;
 mod tools;

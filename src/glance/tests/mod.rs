@@ -6,6 +6,7 @@ mod records;
 mod redirects;
 mod requests;
 mod script;
+mod streamed;
 mod uploads;
 mod v1;
 
