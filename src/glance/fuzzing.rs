@@ -90,12 +90,7 @@ fn plausible(image: &Image) {
     assert!(!text.contains(['\n', '\r']), "a record is one line");
     assert!(!image.status.as_str().contains(char::is_control), "a status is a word");
     let record = serde_json::from_str::<Map<String, Value>>(text);
-    // Open: an attribute that is not looked at may hold a number that no type has, as 4e75000000; then the record cannot be
-    // shown (docs/reliability.md).
-    assert!(
-        record.is_err()
-            || record.is_ok_and(|record| SECRET_KEYS.iter().all(|key| !record.contains_key(*key)))
-    );
+    assert!(record.is_ok_and(|record| SECRET_KEYS.iter().all(|key| !record.contains_key(*key))));
     let hashes = [image.checksum.as_deref(), image.hash.as_ref().map(|hash| &*hash.value)];
     assert!(hashes.into_iter().flatten().all(|hash| hash.bytes().all(|byte| byte.is_ascii_hexdigit())));
 }

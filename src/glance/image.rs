@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::readable::Readable;
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
 
@@ -198,6 +199,8 @@ fn keepable(json: &str) -> std::result::Result<RecordText, serde_json::Error> {
         map.retain(|key, _| !SECRET_KEYS.contains(&key.as_str()));
         return Ok(RecordText::new(Value::Object(map).to_string().into()));
     }
+    // The record is shown whole, though most of it is not looked at.
+    serde_json::from_str::<Readable>(json)?;
     if json.contains(['\n', '\r']) {
         // Between the tokens only: a string of JSON holds no raw line break.
         return Ok(RecordText::new(json.replace(['\n', '\r'], " ").into()));
@@ -443,6 +446,10 @@ mod tests {
             record(r#","size":1e30"#),
             record(r#","name":7"#),
             record(r#","name":"\ud800""#),
+            // Of attributes that nothing looks at: no type has this number, no reader goes so deep.
+            record(r#","any":4e75000000"#),
+            record(&format!(r#","any":{}7{}"#, "[".repeat(200), "]".repeat(200))),
+            record(r#","any":{"\ud800":1}"#),
             record("").replace(ID, "../../etc/passwd"),
         ] {
             assert_eq!(Image::from_record(&json).unwrap_err().kind(), Kind::ServerError, "{json}");

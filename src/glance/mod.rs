@@ -23,6 +23,7 @@ mod negotiated;
 mod only;
 mod patch;
 mod prefer;
+mod readable;
 mod record;
 mod resolve;
 mod retry;
