@@ -61,9 +61,9 @@ pub(super) async fn login(config: &CloudConfig, tls: &Tls, timeout: Duration) ->
     }
     let mut answer = answer.map_err(transport_error)?;
     let status = answer.status();
-    if status.is_redirection() {
-        let to = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
-        return Err(redirected(status, to.and_then(|to| url.join(to).ok()).as_ref()));
+    let to = answer.headers().get(header::LOCATION).and_then(|to| url.join(to.to_str().ok()?).ok());
+    if let Some(to) = to.filter(|_| status.is_redirection()) {
+        return Err(redirected(status, &to));
     }
     let token = answer.headers().get("x-subject-token").and_then(|value| value.to_str().ok()).map(Token::new);
     let mut text = Vec::new();
@@ -166,8 +166,8 @@ fn named(id: &Option<String>, name: &Option<String>) -> Value {
 }
 
 /// Keystone does not redirect, and what does would get what we log in with.
-fn redirected(status: StatusCode, to: Option<&Url>) -> Error {
-    let to = to.map_or_else(|| "elsewhere".to_owned(), |to| to.origin().ascii_serialization());
+fn redirected(status: StatusCode, to: &Url) -> Error {
+    let to = to.origin().ascii_serialization();
     Error::new(
         Kind::Config,
         format!(
@@ -335,6 +335,11 @@ mod tests {
         assert_eq!(kind(404, b"<html>"), Kind::Config);
         assert_eq!(kind(401, b""), Kind::NotAuthenticated);
         assert_eq!(kind(200, b"<html>hello"), Kind::Config);
+        assert_eq!(
+            kind(300, br#"{"versions":[]}"#),
+            Kind::Config,
+            "Glance says so to all that it does not know"
+        );
         assert_eq!(kind(503, b"<html>"), Kind::ServerError);
     }
 
