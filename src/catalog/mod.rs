@@ -199,10 +199,15 @@ impl Catalog {
         // It may have ended before this began to listen.
         if self.is_stale() {
             let waited = read_lock(&self.refresh_began).elapsed();
-            if tokio::time::timeout(PATIENCE.saturating_sub(waited), refreshed).await.is_err() {
+            if tokio::time::timeout(self.patience().saturating_sub(waited), refreshed).await.is_err() {
                 debug!("the new list takes long: showing the old one meanwhile");
             }
         }
+    }
+
+    /// Half of the deadline of a reply at most: the rest is for the reply.
+    fn patience(&self) -> Duration {
+        PATIENCE.min(self.config.timeout / 2)
     }
 
     /// Starts to refresh a stale list, unless that is under way, and does not wait.

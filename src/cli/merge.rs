@@ -47,7 +47,8 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     }
     let cloud = &arguments.cloud;
     in_bounds("--metadata-ttl", cloud.metadata_ttl, Duration::from_millis(100), LONGEST_TTL)?;
-    let catalog = CatalogConfig { ttl: cloud.metadata_ttl, allow_stale: cloud.allow_stale };
+    let catalog =
+        CatalogConfig { ttl: cloud.metadata_ttl, timeout: http.timeout, allow_stale: cloud.allow_stale };
     let shown = shown(cloud)?;
     let access = access_config(&arguments.access, environment, http.timeout)?;
     let trust = trust::config(&arguments.trust)?;

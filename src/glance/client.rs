@@ -253,6 +253,7 @@ impl Glance {
         let mut backoff = Backoff::default();
         let mut retries = 0;
         let (mut renewed, mut repeated) = (false, false);
+        let mut untrusted = None;
         loop {
             let credential = inner.auth.credential().await?;
             let servers = inner.servers(&credential);
@@ -299,9 +300,15 @@ impl Glance {
             // A server may ask for a pause that no clock can count.
             let in_time = Instant::now().checked_add(pause).is_some_and(|end| end < deadline);
             if retries > inner.retries || !in_time {
+                // A server that refuses our certificate may end a connection before it can be told why (TLS 1.3: once the
+                // connection is made for us): what it said at another try is the cause.
+                let error = untrusted.filter(|_| worth == Worth::UntilDeadline).unwrap_or(error);
                 return Err(if repeated { error } else { error.unasked() });
             }
             tracing::debug!(%error, pause_ms = pause.as_millis(), "trying again");
+            if error.kind() == Kind::Untrusted {
+                untrusted = Some(error);
+            }
             tokio::time::sleep(pause).await;
         }
     }
