@@ -371,6 +371,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_metadata_come_back_as_they_were() {
+        let text = GOLDEN.replace(
+            "\n}\n",
+            ",\n  \"metadata\": {\"record\": {\"n\": 4750046666666666666666666666.9281}}\n}\n",
+        );
+        let journal = Journal::decode(text.as_bytes()).unwrap();
+        assert_eq!(Journal::decode(&journal.encode().unwrap()).unwrap(), journal);
+    }
+
+    #[test]
     fn a_damaged_journal_is_an_error_and_never_believed() {
         for (from, to) in [
             ("\"version\": 1", "\"version\": 2"),
