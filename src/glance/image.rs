@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::readable::Readable;
+use super::readable::ReadableObject;
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
 
@@ -200,7 +200,7 @@ fn keepable(json: &str) -> std::result::Result<RecordText, serde_json::Error> {
         return Ok(RecordText::new(Value::Object(map).to_string().into()));
     }
     // The record is shown whole, though most of it is not looked at.
-    serde_json::from_str::<Readable>(json)?;
+    serde_json::from_str::<ReadableObject>(json)?;
     if json.contains(['\n', '\r']) {
         // Between the tokens only: a string of JSON holds no raw line break.
         return Ok(RecordText::new(json.replace(['\n', '\r'], " ").into()));
@@ -440,6 +440,8 @@ mod tests {
         for json in [
             String::new(),
             "[]".into(),
+            // A list of the first attributes.
+            r#"["1f3c9a2b",null,"active"]"#.into(),
             "{}".into(),
             record(r#","size":-1"#),
             record(r#","size":1.5"#),

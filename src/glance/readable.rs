@@ -5,8 +5,17 @@
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+/// A JSON object that can become a [`serde_json::Map`]; nothing of it is kept. (A struct is read from a list as well.)
+pub(super) struct ReadableObject;
+
+impl<'de> Deserialize<'de> for ReadableObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Readable).map(|Readable| Self)
+    }
+}
+
 /// Any JSON that can become a [`serde_json::Value`]; nothing of it is kept.
-pub(super) struct Readable;
+struct Readable;
 
 impl<'de> Deserialize<'de> for Readable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -18,7 +27,7 @@ impl<'de> Visitor<'de> for Readable {
     type Value = Self;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JSON")
+        f.write_str("a JSON object")
     }
 
     fn visit_unit<E: Error>(self) -> Result<Self, E> {
