@@ -34,6 +34,7 @@ mod profiles;
 mod reading;
 mod references;
 mod scale;
+mod secrets;
 mod status;
 mod stores;
 mod stream_upload;

@@ -112,7 +112,11 @@ impl Mount {
         ids.find(|id| {
             let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
             let ours = line.split(|byte| *byte == 0).any(|word| word == self.at.as_bytes());
-            ours && std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|found| found == program)
+            // What a process that keeps its memory private runs is told to root only.
+            ours && match std::fs::read_link(format!("/proc/{id}/exe")) {
+                Ok(found) => found == program,
+                Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+            }
         })
     }
 
