@@ -14,6 +14,7 @@
 
 mod auth;
 mod direct;
+mod faults;
 mod features;
 mod folders;
 mod harness;

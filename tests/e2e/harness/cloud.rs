@@ -44,6 +44,16 @@ impl Cloud {
         &CLOUD
     }
 
+    /// The one that the fault matrix shares, with an image that is always there: its lists hold nothing of other tests.
+    pub fn for_faults() -> &'static Self {
+        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| {
+            let cloud = Cloud::new("none", "");
+            cloud.image("anchor.raw", b"always there");
+            cloud
+        });
+        &CLOUD
+    }
+
     /// One with these options of `devcloud up`, taken down when dropped: for tests that stop it, fill
     /// it, or need another configuration.
     pub fn new(auth: &str, options: &str) -> Self {
