@@ -406,6 +406,7 @@ clouds:
         let config = origin.read().unwrap();
         let http = HttpConfig {
             timeout: Duration::from_secs(1),
+            hard: false,
             retries: 3,
             ca_cert: None,
             insecure: false,

@@ -149,6 +149,7 @@ mod tests {
     fn http(ca_cert: Option<PathBuf>) -> HttpConfig {
         HttpConfig {
             timeout: Duration::from_secs(5),
+            hard: false,
             retries: 3,
             ca_cert,
             insecure: false,

@@ -309,7 +309,10 @@ impl ImageFs {
             if closer.killed {
                 return Ok(());
             }
-            let replaced = self.replace_record(record).await;
+            let replaced = tokio::select! {
+                replaced = self.replace_record(record) => replaced,
+                () = process.killed() => Err(Error::new(Kind::Interrupted, "killed during the change")),
+            };
             return replaced.inspect_err(|error| self.note_failure(&record.id, &error.to_string()));
         }
         let Handle::Draft(DraftHandle { file, writer: Some(writer) }) = &*handle else { return Ok(()) };
@@ -329,7 +332,19 @@ impl ImageFs {
         tracing::debug!(id = %file.id, ?facts, ?closer, ?decision, "flush");
         match decision {
             Decision::Nothing => Ok(()),
-            Decision::Reserve => self.reserve(file).await,
+            Decision::Reserve => {
+                let (fs, reserved) = (Arc::clone(self), Arc::clone(file));
+                // It is finished in any case: half of a reservation would be a record that nobody knows of.
+                let reserving = tokio::spawn(async move { fs.reserve(&reserved).await });
+                tokio::select! {
+                    reserved = reserving => reserved.unwrap_or_else(|_| {
+                        Err(Error::new(Kind::Interrupted, "glancefs is ending"))
+                    }),
+                    () = process.killed() => {
+                        Err(Error::new(Kind::Interrupted, "killed during the reservation"))
+                    }
+                }
+            }
             Decision::WhenGone => {
                 self.settle_when_gone(Arc::clone(file), process);
                 Ok(())

@@ -21,8 +21,7 @@ const PF_SIGNALED: u32 = 0x400;
 /// file. Looking at 4096 takes about 10 ms.
 const MOST_DESCRIPTORS: usize = 4096;
 
-/// How often a pending signal is looked for while an upload holds up a close: within this time
-/// Ctrl-C lets `cp` go.
+/// How often a pending signal is looked for while a reply is awaited: within this time Ctrl-C lets a reader, or `cp`, go.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Signals that do not end a process by default: CHLD 17, CONT 18, STOP 19, TSTP 20, TTIN 21,
@@ -78,8 +77,10 @@ fn is_dying(pid: u32) -> bool {
     pending & !survived & !HARMLESS != 0
 }
 
-/// Ends when a signal that will end the process waits for it; never for one that we cannot see.
+/// Ends when a signal that will end the process waits for it; never for one that we cannot see. Most requests are
+/// answered before it looks for the first time.
 pub(super) async fn killed(pid: u32) {
+    tokio::time::sleep(SIGNAL_INTERVAL).await;
     if thread_group(pid).is_none() {
         std::future::pending::<()>().await;
     }

@@ -74,7 +74,7 @@ impl Session {
         let adapter = Adapter::new(
             Arc::clone(&fs),
             runtime.handle().clone(),
-            config.http.timeout,
+            config.http.patience(),
             Arc::clone(&passthrough),
             ended_sender,
         );

@@ -154,7 +154,13 @@ impl Glance {
         let (mut tries, mut retries, mut renewed) = (0, 0, false);
         let mut moved_at = Instant::now();
         loop {
-            let credential = self.inner.auth.credential().await?;
+            let credential = match self.inner.auth.credential().await {
+                Err(error) if self.inner.waits_for_login(self.inner.patience, &error) => {
+                    tokio::time::sleep(backoff.pause()).await;
+                    continue;
+                }
+                credential => credential?,
+            };
             let patience = if tries == 0 { Duration::ZERO } else { PATIENCE.min(self.inner.timeout / 4) };
             let data = Data { to, size: Some(size), stream: open(), patience, placement };
             let error = match self.put(id, &subject, data, &credential, &mut moved_at).await {
@@ -183,11 +189,16 @@ impl Glance {
             };
             tries += 1;
             let pause = backoff.pause();
-            if retries > self.inner.retries || moved_at.elapsed() + pause >= self.inner.timeout {
+            let hard = self.inner.patience > self.inner.timeout;
+            if !hard && retries > self.inner.retries || moved_at.elapsed() + pause >= self.inner.patience {
                 return Err(error);
             }
             tracing::warn!(%error, "uploading again from the start");
             tokio::time::sleep(pause).await;
+            if hard {
+                // The deadline on progress is that of each try.
+                moved_at = Instant::now();
+            }
         }
     }
 
@@ -289,7 +300,9 @@ impl Glance {
                 let (host, after) = (host(base), after.as_secs());
                 let of = size.map(|size| format!(" of {size}")).unwrap_or_default();
                 let what = format!("{taken}{of} bytes are sent, and {host} has been silent for {after} s");
-                return Outcome::Failed(failed(Operation::Upload, subject, Kind::TimedOut, &what));
+                let error = failed(Operation::Upload, subject, Kind::TimedOut, &what);
+                let waits = self.inner.patience > self.inner.timeout;
+                return if waits { Outcome::Unknown(error) } else { Outcome::Failed(error) };
             }
         };
         exchange.log(&response);
@@ -348,7 +361,7 @@ impl Glance {
     ///
     /// Glance needs a moment to see a broken connection, and a store may be finishing meanwhile.
     async fn settle(&self, to: Destination, id: &ImageId, size: u64, error: Error) -> Result<Option<Error>> {
-        let deadline = Instant::now() + self.inner.timeout;
+        let deadline = Instant::now() + self.inner.patience;
         let mut backoff = Backoff::default();
         loop {
             let v1 = GlanceV1::new(self.clone());

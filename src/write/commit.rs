@@ -132,7 +132,7 @@ async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: Cancellat
         cancel,
         journal: state.journal.clone(),
         journal_file: draft.journal_file.clone(),
-        allowance: Allowance::new(draft.shared.pace.timeout),
+        allowance: Allowance::new(draft.shared.pace.patience),
         streamed: false,
         sends: 0,
     })

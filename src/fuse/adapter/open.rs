@@ -9,7 +9,7 @@ use super::super::convert::{GENERATION, file_attr, ino, open_mode};
 use super::super::errno::errno;
 use super::super::process;
 use super::Adapter;
-use super::answer::within;
+use super::answer::{unless_killed, within};
 use crate::cache::Backing;
 use crate::error::{Error, Kind, Result};
 use crate::fs::{HandleId, ImageFs, OpenMode, Opened};
@@ -36,7 +36,7 @@ impl Adapter {
         let call = async move {
             let claim = passthrough.claim(number, mode).await?;
             let look = claim.is_none() && passthrough.is_worth_a_look(number);
-            let opened = within(deadline, fs.open(number, mode, opener)).await?;
+            let opened = unless_killed(pid, within(deadline, fs.open(number, mode, opener))).await?;
             vet(&fs, opened.handle, pid).await?;
             let bypass = fs.bypass(opened.handle, look).await;
             Ok((opened, bypass, claim))

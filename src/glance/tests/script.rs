@@ -78,7 +78,8 @@ pub async fn client(urls: &[&Url], method: AuthMethod, timeout: Duration) -> Gla
 
 pub async fn client_with(urls: &[&Url], method: AuthMethod, timeout: Duration, retries: u32) -> Glance {
     let endpoints = urls.iter().copied().cloned().collect();
-    let http = HttpConfig { timeout, retries, ca_cert: None, insecure: false, max_connections: 4 };
+    let http =
+        HttpConfig { timeout, hard: false, retries, ca_cert: None, insecure: false, max_connections: 4 };
     let auth = AuthConfig { method, auth_type: None, endpoints, region: None, interface: None };
     Glance::new(Auth::connect(&auth, &http, None).await.unwrap(), &http).unwrap()
 }
