@@ -72,7 +72,7 @@ pub enum Kind {
     RangeUnsupported,
     /// No server answered: refused, reset, DNS, broken TLS.
     Unreachable,
-    /// The certificate that the server shows is not to be trusted: only a person can change that.
+    /// The certificate that the server shows is not to be trusted, or it does not trust ours: only a person can change that.
     Untrusted,
     /// The deadline passed.
     TimedOut,

@@ -13,12 +13,12 @@ use secrecy::ExposeSecret;
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
 
-use super::app_credential;
 use super::clouds::Origin;
 use super::endpoint::{CatalogueEntry, choose_image_endpoint, interface_name, parse_endpoint};
 use super::last_login::{Description, Facts};
+use super::own_login;
 use super::renewal::{Session, TokenSource};
-use super::tls::{Tls, distrust};
+use super::tls::{Distrust, Tls, distrust};
 use super::token::Token;
 use crate::error::{Error, Kind, Result};
 
@@ -88,8 +88,8 @@ impl Keystone {
         let url = auth.and_then(|auth| auth.auth_url.clone()).unwrap_or_default();
         let by_name = config.auth_type.as_deref() == Some("v3applicationcredential")
             && auth.is_some_and(|auth| auth.application_credential_id.is_none());
-        let login = if by_name {
-            app_credential::login(config, &self.tls, self.timeout).await
+        let login = if by_name || self.tls.shows_certificate() {
+            own_login::login(config, &self.tls, self.timeout).await
         } else {
             self.sdk_login(config).await
         };
@@ -203,14 +203,9 @@ impl Keystone {
     /// one request of our own does.
     async fn probe(&self, config: &CloudConfig, error: OpenStackError) -> Error {
         let url = config.auth.as_ref().and_then(|auth| auth.auth_url.clone()).unwrap_or_default();
-        let client = match self.tls.client_builder().and_then(|builder| {
-            builder
-                .timeout(self.timeout)
-                .build()
-                .map_err(|error| Error::new(Kind::Config, "cannot set up TLS").with_source(error))
-        }) {
+        let client = match self.tls.client_builder().timeout(self.timeout).build() {
             Ok(client) => client,
-            Err(error) => return error,
+            Err(error) => return Error::new(Kind::Config, "cannot set up TLS").with_source(error),
         };
         match client.get(&url).send().await {
             Err(error) => transport_error(error),
@@ -325,7 +320,7 @@ pub(super) fn login_error(status: u32, message: &str) -> Error {
 /// A request to Keystone that got no answer.
 pub(super) fn transport_error(error: reqwest::Error) -> Error {
     let (kind, what) = match distrust(&error) {
-        Some(why) => (Kind::Untrusted, why),
+        Some(Distrust::Ours(why) | Distrust::Theirs(why)) => (Kind::Untrusted, why),
         None if error.is_timeout() => (Kind::TimedOut, "no answer"),
         None => (Kind::Unreachable, "no answer"),
     };
@@ -409,6 +404,7 @@ clouds:
             hard: false,
             retries: 3,
             ca_cert: None,
+            client_cert: None,
             insecure: false,
             max_connections: 1,
         };

@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the first answer is waited for where a saved list can stand in (`--allow-stale`): a request to servers that
 /// are away goes on for `--timeout`, and a host that starts during an outage shall have its images before.
-const STAND_IN: Duration = Duration::from_secs(10);
+pub const STAND_IN: Duration = Duration::from_secs(10);
 
 /// The list before and after a change; equal lists are not announced.
 #[derive(Debug, Clone)]
@@ -169,6 +169,11 @@ impl Catalog {
     /// The list is older than its TTL, or was never fetched.
     pub fn is_stale(&self) -> bool {
         read_lock(&self.state).listed_at.is_none_or(|at| at.elapsed() >= self.config.ttl)
+    }
+
+    /// Whoever uses the mount next refreshes the list.
+    pub fn expire(&self) {
+        write_lock(&self.state).listed_at = None;
     }
 
     /// The last listing failed: what is shown is the last good one.

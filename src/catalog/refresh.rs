@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::Snapshot;
 use super::records::Writer;
 use super::snapshot::{Edit, Listed};
+use crate::allocator;
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, ImageService, NextPage, Schema, Status};
@@ -258,7 +259,9 @@ impl Refresher {
         let put_in_place = self.writer.as_mut().map(Writer::put_in_place);
         tokio::task::spawn_blocking(move || {
             put_in_place.into_iter().for_each(|put_in_place| put_in_place());
-            give_memory_back();
+            // A walk has whole pages of records in memory, on any of our threads, and each of these would keep its
+            // megabytes until the next walk: on a list of 10,000 images that is as much as the list itself.
+            allocator::give_memory_back();
         });
     }
 
@@ -285,15 +288,6 @@ impl Refresher {
             warn!(%error, "cannot save the list of images: metadata are asked of the server one by one");
         }
     }
-}
-
-/// Gives the kernel what the allocator holds in reserve. A walk has whole pages of records in memory, on
-/// any of our threads, and each of these would keep its megabytes until the next walk: on a list of
-/// 10,000 images that is as much as the list itself.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes no pointer and may be called by any thread at any time (malloc_trim(3)).
-    let _some = unsafe { libc::malloc_trim(0) };
 }
 
 /// In a status that no list shows.

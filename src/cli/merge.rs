@@ -14,8 +14,8 @@ use super::args::{
 use super::trust;
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
-    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig, Shown,
-    SpoolConfig, Verify, Visibility, memory, paths,
+    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, ClientCertificate, Config, Environment,
+    HttpConfig, Shown, SpoolConfig, Verify, Visibility, memory, paths,
 };
 use crate::error::{Error, Kind, Result};
 use crate::manage::Connection;
@@ -62,6 +62,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         mountpoint,
         image: source.image,
         store: given(&arguments.upload.store),
+        prefer_stores: words(&arguments.cache.prefer_store).map(str::to_owned).collect(),
         foreground: arguments.foreground,
         log_file,
         auth,
@@ -80,7 +81,6 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
 }
 
 fn shown(cloud: &CloudArguments) -> Result<Shown> {
-    let words = cloud.visibility.iter().flat_map(|words| words.split(',')).map(str::trim);
     let known =
         [Visibility::Public, Visibility::Private, Visibility::Shared, Visibility::Community, Visibility::All];
     let visibility = |word: &str| {
@@ -92,7 +92,7 @@ fn shown(cloud: &CloudArguments) -> Result<Shown> {
         })
     };
     let mut visibilities = Vec::new();
-    for found in words.filter(|word| !word.is_empty()).map(visibility) {
+    for found in words(&cloud.visibility).map(visibility) {
         let found = found?;
         if !visibilities.contains(&found) {
             visibilities.push(found);
@@ -212,16 +212,28 @@ fn http_config(
     if !(1..=1024).contains(&max_connections) {
         return Err(wrong(format!("--max-connections {max_connections} is out of bounds: use 1 to 1024")));
     }
-    let ca_cert = match cloud.os_cacert.clone().map(|path| ("--os-cacert", path)) {
-        Some(found) => Some(found),
-        None => environment.path("OS_CACERT").map(|path| ("OS_CACERT", path)),
+    let file = |option: &'static str, given: &Option<PathBuf>, variable: &'static str| {
+        let found = match given.clone().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => Some((option, path)),
+            None => environment.path(variable).map(|path| (variable, path)),
+        };
+        found.map(|(origin, path)| readable_file(origin, &path)).transpose()
     };
-    let ca_cert = ca_cert.map(|(origin, path)| readable_file(origin, &path)).transpose()?;
+    let ca_cert = file("--os-cacert", &cloud.os_cacert, "OS_CACERT")?;
+    let key = file("--os-key", &cloud.os_key, "OS_KEY")?;
+    let client_cert = match (file("--os-cert", &cloud.os_cert, "OS_CERT")?, key) {
+        (Some(cert), key) => Some(ClientCertificate { cert, key }),
+        (None, Some(_)) => {
+            return Err(wrong("--os-key (OS_KEY) needs the certificate: name it with --os-cert or OS_CERT"));
+        }
+        (None, None) => None,
+    };
     Ok(HttpConfig {
         timeout: cloud.timeout,
         hard: false,
         retries: cloud.retries,
         ca_cert,
+        client_cert,
         insecure: cloud.insecure || environment.switch("OS_INSECURE")?,
         max_connections,
     })
@@ -337,6 +349,11 @@ fn fuse_conf_allows_other(file: &Path) -> Result<()> {
 /// An option that was given and is not empty (`--os-cloud=""` in a script means none).
 fn given(option: &Option<String>) -> Option<String> {
     option.clone().filter(|text| !text.is_empty())
+}
+
+/// The words of an option that takes several, separated by commas.
+fn words(option: &Option<String>) -> impl Iterator<Item = &str> {
+    option.iter().flat_map(|words| words.split(',')).map(str::trim).filter(|word| !word.is_empty())
 }
 
 fn in_bounds(option: &str, value: Duration, least: Duration, most: Duration) -> Result<()> {

@@ -32,6 +32,8 @@ pub struct Config {
     pub image: Option<ImageReference>,
     /// The store that uploads go to; `None`: the default one of the service.
     pub store: Option<String>,
+    /// The stores that downloads come from where they have the data and Glance lets us choose; none: Glance chooses.
+    pub prefer_stores: Vec<String>,
     /// How requests are made.
     pub http: HttpConfig,
     /// Which images are listed.
@@ -144,6 +146,8 @@ pub struct HttpConfig {
     pub retries: u32,
     /// `OS_CACERT`: trust this certificate file as well.
     pub ca_cert: Option<PathBuf>,
+    /// `OS_CERT` and `OS_KEY`: show this certificate to servers that demand one.
+    pub client_cert: Option<ClientCertificate>,
     /// `OS_INSECURE`: do not check certificates.
     pub insecure: bool,
     /// Downloads of image data open at once (`source`), and as many uploads: they are counted apart, since
@@ -158,6 +162,15 @@ impl HttpConfig {
         const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
         if self.hard { FOREVER } else { self.timeout }
     }
+}
+
+/// How we prove who we are to servers that demand a certificate of their clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// A PEM file with our certificate, and those between it and the authority's.
+    pub cert: PathBuf,
+    /// The PEM file with its key; `None`: the key is in the same file.
+    pub key: Option<PathBuf>,
 }
 
 /// Which images are listed, besides being visible to the project.

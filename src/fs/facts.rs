@@ -18,6 +18,8 @@ use crate::units::ImageId;
 
 /// The stores of the service, on the root directory.
 const STORES: &str = "user.glance.stores";
+/// The addresses of the service, on the root directory: those by which an image of it can be named.
+const ENDPOINTS: &str = "user.glancefs.endpoints";
 /// The address of an image at its service.
 const URL: &str = "user.glance.url";
 /// The projects an image is shared with.
@@ -50,6 +52,7 @@ impl ImageFs {
                 let stores: Vec<_> = stores.iter().map(crate::glance::Store::to_json).collect();
                 Ok(Value::from(stores).to_string().into_bytes())
             }
+            (Node::Root, ENDPOINTS) => Ok(self.layers.service.cloud_key().into()),
             _ => Err(absent(name)),
         }
     }

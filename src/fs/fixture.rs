@@ -52,6 +52,7 @@ impl Fixture {
             hard: false,
             retries: 3,
             ca_cert: None,
+            client_cert: None,
             insecure: false,
             max_connections: 2,
         };

@@ -13,9 +13,10 @@ use url::Url;
 
 use super::error::{Operation, answered, failed};
 use super::list::views;
+use super::prefer::Prefer;
 use super::retry::{Backoff, Worth, retry_after, worth, worth_of_silence};
 use super::servers::{Servers, cloud_key};
-use crate::auth::{Auth, Credential, distrust};
+use crate::auth::{Auth, Credential, Distrust, distrust};
 use crate::config::{HttpConfig, Shown};
 use crate::error::{Error, Kind, Result};
 use crate::units::ByteRange;
@@ -51,6 +52,8 @@ pub struct Glance {
     pub(super) inner: Arc<Inner>,
     /// Filters of the lists that make up what is listed, one at least.
     pub(super) views: Arc<[String]>,
+    /// What they show.
+    pub(super) shown: Shown,
 }
 
 pub(super) struct Inner {
@@ -59,9 +62,13 @@ pub(super) struct Inner {
     known_servers: OnceLock<Servers>,
     metadata: Client,
     pub data: Client,
+    /// For places that are not this cloud: no certificate of ours is shown to them.
+    pub elsewhere: Client,
     cloud_key: String,
     /// Where uploads go, unless to the default store.
     pub store: Option<String>,
+    /// Which stores downloads shall come from, if any.
+    pub prefer: Option<Prefer>,
     /// Of a whole metadata request with its retries; of a transfer's progress.
     pub timeout: Duration,
     /// How long servers that are away are waited for: as `timeout`, or for ever.
@@ -183,18 +190,22 @@ impl Glance {
                         .with_source(error)
                 })
         };
-        let metadata = build(auth.client_builder()?)?;
+        let metadata = build(auth.client_builder())?;
         // Parallel ranges must be parallel TCP connections, not streams of one.
-        let data = build(auth.client_builder()?.http1_only().pool_max_idle_per_host(config.max_connections))?;
+        let data = build(auth.client_builder().http1_only().pool_max_idle_per_host(config.max_connections))?;
+        let elsewhere = build(auth.stranger_builder().http1_only())?;
         Ok(Self {
             views: views(&Shown::default()).into(),
+            shown: Shown::default(),
             inner: Arc::new(Inner {
                 known_servers: OnceLock::new(),
                 cloud_key: cloud_key(auth.known_endpoints()),
                 auth,
                 metadata,
                 data,
+                elsewhere,
                 store: None,
+                prefer: None,
                 timeout: config.timeout,
                 patience: config.patience(),
                 retries: config.retries,
@@ -205,7 +216,7 @@ impl Glance {
 
     /// The same, listing what is `shown`.
     pub fn showing(self, shown: &Shown) -> Self {
-        Self { views: views(shown).into(), ..self }
+        Self { views: views(shown).into(), shown: shown.clone(), ..self }
     }
 
     /// Names what is listed: empty for what Glance lists by itself.
@@ -222,6 +233,14 @@ impl Glance {
     pub fn storing_in(mut self, store: Option<String>) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.inner) {
             inner.store = store;
+        }
+        self
+    }
+
+    /// Downloads shall come from one of these stores where it has the data, and the servers can choose.
+    pub fn preferring(mut self, stores: &[String]) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.prefer = Prefer::of(stores);
         }
         self
     }
@@ -403,7 +422,8 @@ pub(super) fn transport_error(
     error: reqwest::Error,
 ) -> Error {
     let (kind, what) = match distrust(&error) {
-        Some(why) => (Kind::Untrusted, format!("{} is not trusted: {why}", host(base))),
+        Some(Distrust::Ours(why)) => (Kind::Untrusted, format!("{} is not trusted: {why}", host(base))),
+        Some(Distrust::Theirs(why)) => (Kind::Untrusted, format!("{} does not trust us: {why}", host(base))),
         None if error.is_timeout() => (Kind::TimedOut, format!("no answer from {}", host(base))),
         None => (Kind::Unreachable, format!("no answer from {}", host(base))),
     };

@@ -40,7 +40,21 @@ impl Glance {
     /// `RangeUnsupported` when the store cannot serve ranges, `Integrity` when the server has no data of the image or
     /// answers with other bytes than asked for, `Forbidden` for a deactivated image or a role that may not download.
     pub async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
-        self.download_from(&format!("{}/file", path(id)), id, size, range).await
+        let path = format!("{}/file", path(id));
+        let Some(prefer) = self.inner.prefer.as_ref().filter(|_| size > 0) else {
+            return self.download_from(&path, id, size, range).await;
+        };
+        self.ask_about_preference(prefer, &path, &subject(id)).await;
+        let Some(preferring) = prefer.path(&path) else {
+            return self.download_from(&path, id, size, range).await;
+        };
+        match self.download_from(&preferring, id, size, range).await {
+            Err(error) if error.kind() == Kind::NotSupported => {
+                prefer.give_up(&error.to_string());
+                self.download_from(&path, id, size, range).await
+            }
+            begun => begun,
+        }
     }
 
     /// The same from `path`, for the other version of the API.

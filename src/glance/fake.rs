@@ -226,7 +226,12 @@ impl Records for FakeService {
         }
     }
 
-    async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()> {
+    async fn upload_stream(
+        &self,
+        id: &ImageId,
+        _placement: &super::Placement,
+        data: BodyStream,
+    ) -> Result<()> {
         let data: Vec<Bytes> = data.try_collect().await.map_err(|error| Error::io("the body", error))?;
         let data = Bytes::from(data.concat());
         let size = data.len() as u64;

@@ -207,25 +207,34 @@ impl Glance {
     ///
     /// # Errors
     /// As [`upload`](Self::upload). `TimedOut` when the server took none of the bytes that were there for the
-    /// configured timeout; waiting for `data` counts as progress.
-    pub async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()> {
-        self.upload_stream_to(Destination::Store, id, data).await
+    /// configured timeout; waiting for `data` counts as progress. `ServerError` when the token was refused and renewed.
+    pub async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        self.upload_stream_to(Destination::Store, id, placement, data).await
     }
 
     pub(super) async fn upload_stream_to(
         &self,
         to: Destination,
         id: &ImageId,
+        placement: &Placement,
         data: BodyStream,
     ) -> Result<()> {
         let subject = subject(id);
         let _turn = self.turn(&subject).await?;
         let credential = self.inner.auth.credential().await?;
-        let placement = Placement::default();
-        let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement: &placement };
+        let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement };
         match self.put(id, &subject, data, &credential, &mut Instant::now()).await {
             Outcome::Done => Ok(()),
-            Outcome::Refused => Err(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b"")),
+            Outcome::Refused => {
+                // What was sent is nowhere any more, so only its writer can send it again; others need the token now.
+                let what = "the token was refused while the data were on their way (HTTP 401): write the file again from \
+                            its beginning";
+                self.inner.auth.renew_after(credential.generation).await.map_err(|error| {
+                    failed(Operation::Upload, &subject, error.kind(), &format!("{what}; {error}"))
+                })?;
+                let what = format!("{what}, with the new token that there is");
+                Err(failed(Operation::Upload, &subject, Kind::ServerError, &what))
+            }
             Outcome::Unsent(error)
             | Outcome::Unknown(error)
             | Outcome::Conflict(error)

@@ -37,6 +37,7 @@ pub(crate) fn http() -> HttpConfig {
         hard: false,
         retries: 3,
         ca_cert: None,
+        client_cert: None,
         insecure: false,
         max_connections: 4,
     }

@@ -16,7 +16,9 @@ use super::{Intent, Uploads};
 use crate::cache::ContentIdentity;
 use crate::config::SpoolConfig;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{BodyStream, Change, Cloud, Image, MultiHash, NewImage, OpenBody, Records, Status};
+use crate::glance::{
+    BodyStream, Change, Cloud, Image, MultiHash, NewImage, OpenBody, Placement, Records, Status,
+};
 use crate::units::{ImageId, hexadecimal};
 
 /// What `--timeout` is for these uploads.
@@ -55,6 +57,8 @@ pub(super) struct State {
     pub(super) deleted: Vec<ImageId>,
     pub(super) log: Vec<String>,
     pub(super) created: Vec<NewImage>,
+    /// Where the data of streamed uploads were to go.
+    pub(super) placed: Vec<Placement>,
     pub(super) faults: VecDeque<Fault>,
     pub(super) delete_faults: VecDeque<Fault>,
     pub(super) adopted: Vec<(ContentIdentity, Vec<u8>)>,
@@ -264,7 +268,8 @@ impl Records for FakeGlance {
         self.put(id, size, open).await
     }
 
-    async fn upload_stream(&self, id: &ImageId, mut data: BodyStream) -> Result<()> {
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, mut data: BodyStream) -> Result<()> {
+        self.state().placed.push(placement.clone());
         let broken = match self.state().faults.front() {
             Some(Fault::BreakBody(after, kind)) => Some((*after, *kind)),
             _ => None,

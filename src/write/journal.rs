@@ -20,7 +20,7 @@
 //! }
 //! ```
 //!
-//! and `"metadata"` where some was asked for.
+//! and `"metadata"` where some was asked for, and `"streamed"` (`size`, `md5`, `sha512`) once a stream was closed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::Metadata;
+use super::body::Digests;
 use super::folder::{DraftId, Folder, JOURNAL_TMP};
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
@@ -119,6 +120,18 @@ pub(super) struct Journal {
     /// What the image shall have besides.
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     pub(super) metadata: Metadata,
+    /// What was streamed, noted before the body ends: without it no server can have all of it. The bytes are nowhere here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) streamed: Option<Streamed>,
+}
+
+/// All that the writer of a stream gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Streamed {
+    /// Bytes.
+    pub(super) size: u64,
+    #[serde(flatten)]
+    pub(super) digests: Digests,
 }
 
 /// Whether a journal has to be on disk before what follows it happens.
@@ -147,6 +160,7 @@ impl Journal {
             failure: None,
             strays: Vec::new(),
             metadata: Metadata::default(),
+            streamed: None,
         }
     }
 
@@ -344,6 +358,16 @@ mod tests {
     fn the_bytes_of_version_1_stay_as_they_are() {
         assert_eq!(String::from_utf8(golden().encode().unwrap()).unwrap(), GOLDEN);
         assert_eq!(Journal::decode(GOLDEN.as_bytes()).unwrap(), golden());
+    }
+
+    #[test]
+    fn what_was_streamed_is_kept_as_it_is() {
+        let digests = Digests { md5: "d41d8cd9".into(), sha512: "cf83e135".into() };
+        let journal = Journal { streamed: Some(Streamed { size: 7, digests }), ..golden() };
+        let end = "  \"streamed\": {\n    \"size\": 7,\n    \"md5\": \"d41d8cd9\",\n    \"sha512\": \"cf83e135\"\n  }\n}\n";
+        let text = format!("{},\n{end}", GOLDEN.strip_suffix("\n}\n").unwrap());
+        assert_eq!(String::from_utf8(journal.encode().unwrap()).unwrap(), text);
+        assert_eq!(Journal::decode(text.as_bytes()).unwrap(), journal);
     }
 
     #[test]

@@ -69,8 +69,10 @@ pub(super) fn examine(folder: &Arc<Folder>, id: DraftId) -> Option<Leftover> {
     let journaled = journal.as_ref().ok().and_then(Option::as_ref);
     let finished = journaled.is_some_and(|journal| journal.step == Step::Done);
     // A reservation or a stream has no bytes here, and yet a crash may have left its record.
-    let recorded =
-        journaled.is_some_and(|journal| journal.record == Record::Created || !journal.strays.is_empty());
+    let recorded = journaled.is_some_and(|journal| {
+        let filled = journal.record == Record::Reserved && journal.streamed.is_some();
+        journal.record == Record::Created || filled || !journal.strays.is_empty()
+    });
     if finished || (bytes == 0 && !recorded) {
         folder.remove(id);
         return None;

@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Digests;
 use super::commit::Commit;
-use super::journal::{Durability, Record, Step};
+use super::journal::{Durability, Record, Step, Streamed};
 use super::upload::{Upload, may_have_happened};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::format::sniff;
 use crate::glance::{BodyStream, Image};
@@ -217,20 +218,30 @@ impl Stream {
 }
 
 impl Pieces {
-    /// The body. It ends with an error unless the writer has closed the file.
-    fn into_body(self, sent: Arc<AtomicU64>) -> BodyStream {
-        let Self { head, rest, cut, .. } = self;
+    /// The body. It ends with an error unless the writer has closed the file; then `note` has been told before what
+    /// it is that ends.
+    fn into_body<N: Future<Output = ()> + Send>(
+        self,
+        sent: Arc<AtomicU64>,
+        note: impl FnOnce(Streamed) -> N + Send + 'static,
+    ) -> BodyStream {
+        let Self { head, rest, cut, total } = self;
         let first = stream::iter([Ok(head)]);
-        let rest = stream::unfold(Some((rest, cut)), |state| async move {
-            let (mut rest, cut) = state?;
+        let rest = stream::unfold(Some((rest, cut, total, note)), |state| async move {
+            let (mut rest, cut, total, note) = state?;
             let piece = tokio::select! {
                 biased;
                 () = cut.cancelled() => None,
                 piece = rest.recv() => piece,
             };
             match piece {
-                Some(Piece::Data(bytes)) => Some((Ok(bytes), Some((rest, cut)))),
-                Some(Piece::End) => None,
+                Some(Piece::Data(bytes)) => Some((Ok(bytes), Some((rest, cut, total, note)))),
+                Some(Piece::End) => {
+                    if let Some((size, digests)) = total.get().cloned() {
+                        note(Streamed { size, digests }).await;
+                    }
+                    None
+                }
                 None => Some((Err(io::Error::other("its writer did not close the file")), None)),
             }
         });
@@ -270,8 +281,19 @@ impl Upload {
         }
         self.note(Step::Uploading, Durability::Relaxed).await?;
         let total = Arc::clone(&pieces.total);
-        let body = pieces.into_body(Arc::clone(&self.sent));
-        let sending = self.shared.records.upload_stream(&self.journal.image, body);
+        let (mut journal, file) = (self.journal.clone(), Arc::clone(&self.journal_file));
+        let note = async move |streamed: Streamed| {
+            journal.size = streamed.size;
+            journal.streamed = Some(streamed);
+            let noted = blocking(move || file.store(Durability::Durable, || Some(journal))).await;
+            if let Err(error) = noted {
+                // A crash from now on leaves an image that nobody proves.
+                tracing::warn!(%error, "the journal of an upload could not be written");
+            }
+        };
+        let body = pieces.into_body(Arc::clone(&self.sent), note);
+        let placement = self.journal.metadata.placement();
+        let sending = self.shared.records.upload_stream(&self.journal.image, &placement, body);
         let outcome = self.unless_cancelled(sending).await;
         let Some((size, digests)) = total.get().cloned() else {
             let early =
@@ -279,6 +301,7 @@ impl Upload {
             return Err(outcome.err().map_or_else(early, |error| self.explained(error)));
         };
         self.size = size;
+        self.journal.streamed = Some(Streamed { size, digests: digests.clone() });
         match outcome {
             Ok(()) => {
                 if let Err(error) = self.note(Step::Verifying, Durability::Durable).await {
@@ -364,6 +387,27 @@ mod tests {
         let draft = rig.draft(intent("iso"));
         write(&draft, &iso, 1000).await.unwrap();
         assert_eq!(draft.commit().await.unwrap().disk_format.as_deref(), Some("iso"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_store_and_the_base_that_were_asked_for_go_with_the_data() {
+        let rig = rig();
+        let draft = rig.draft(intent("new"));
+        draft
+            .change_metadata(|metadata| {
+                metadata.store = Some("fast".into());
+                metadata.base_image = Some("1f".into());
+                Ok(())
+            })
+            .unwrap();
+        write(&draft, &bytes(100_000), 1000).await.unwrap();
+        let late = draft.change_metadata(|_| Ok(())).unwrap_err();
+        assert_eq!(late.kind(), Kind::Busy, "the data are on their way");
+        draft.commit().await.unwrap();
+        let placed = rig.glance.state().placed.clone();
+        assert_eq!(placed.len(), 1);
+        let placed = (placed[0].store.as_deref(), placed[0].base_image.as_deref());
+        assert_eq!(placed, (Some("fast"), Some("1f")));
     }
 
     #[tokio::test(flavor = "multi_thread")]

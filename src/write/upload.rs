@@ -28,7 +28,7 @@ use crate::blocking::blocking;
 use crate::config::HttpConfig;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Content, sniff};
-use crate::glance::{Change, Image, NewImage, Placement, Status};
+use crate::glance::{Change, Image, NewImage, Status};
 use crate::units::ImageId;
 
 /// The pauses between tries grow up to that before this one: five seconds, as the client's below.
@@ -149,10 +149,7 @@ impl Upload {
         self.note(Step::Uploading, Durability::Relaxed).await?;
         let body = Body::new(self.spool.clone(), self.size, self.sent.clone());
         let open = || body.open();
-        let placement = Placement {
-            store: self.journal.metadata.store.clone(),
-            base_image: self.journal.metadata.base_image.clone(),
-        };
+        let placement = self.journal.metadata.placement();
         let sending = self.shared.records.upload_to(&self.journal.image, self.size, &placement, &open);
         let outcome = self.unless_cancelled(sending).await;
         self.sends += body.begun();

@@ -34,6 +34,7 @@ mod reading;
 mod references;
 mod scale;
 mod status;
+mod stores;
 mod stream_upload;
 mod tls;
 mod tools;

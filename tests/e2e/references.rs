@@ -145,10 +145,11 @@ fn the_saved_list_of_a_cloud_is_not_that_of_one_image() {
     umount(&one);
     assert_eq!(listed, "first.raw");
     cloud.stop("glance");
-    mount.up();
+    // How long an outage is waited for is not the matter here.
+    mount.try_up_with("--timeout 2s").expect_success();
     assert_eq!(mount.names(), ["first.raw", "second.raw"]);
     mount.down();
-    let line = format!("{PROGRAM} mount {options} --allow-stale :{first} {one}");
+    let line = format!("{PROGRAM} mount {options} --timeout 2s --allow-stale :{first} {one}");
     run_with(&line, &cloud.variables(None)).expect_success();
     let listed = sh!("ls {one}");
     umount(&one);
@@ -207,6 +208,20 @@ fn an_image_of_a_mount_is_named_by_id_name_address_or_path() {
     let other = cloud.mount("");
     sh!("cd {other} && {PROGRAM} prefetch held.raw --mount {mount}");
     assert_eq!(other.xattr("held.raw", "user.glancefs.cached_bytes"), "0");
+}
+
+#[test]
+fn an_image_is_named_by_its_address_at_any_endpoint_of_the_mount() {
+    let cloud = Cloud::open();
+    let id = cloud.image("two-addresses.raw", &pattern(315, 100_000));
+    let gate = crate::harness::Gate::to(&cloud.url);
+    let mount = cloud.mount(&format!("--endpoint {} --endpoint {}", cloud.url, gate.url()));
+    for endpoint in [cloud.url.as_str(), &gate.url()] {
+        sh!("{PROGRAM} prefetch --mount {mount} {endpoint}/v2/images/{id}");
+    }
+    let elsewhere = crate::harness::Gate::to(&cloud.url);
+    let told = fails!("{PROGRAM} prefetch --mount {mount} {}/v2/images/{id}", elsewhere.url());
+    assert!(told.contains("another Glance"), "{told}");
 }
 
 #[test]

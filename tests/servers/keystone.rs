@@ -28,6 +28,7 @@ async fn child() {
         timeout: Duration::from_secs(10),
         retries: 3,
         ca_cert: None,
+        client_cert: None,
         insecure: false,
         max_connections: 1,
     };

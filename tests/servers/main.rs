@@ -48,6 +48,7 @@ fn http() -> HttpConfig {
         timeout: Duration::from_secs(30),
         retries: 3,
         ca_cert: None,
+        client_cert: None,
         insecure: false,
         max_connections: 8,
     }

@@ -43,6 +43,14 @@ pub struct LoginArguments {
     #[arg(long, value_name = "FILE")]
     pub os_cacert: Option<PathBuf>,
 
+    /// Show the certificate of this PEM file to servers that demand one of their clients [env: OS_CERT].
+    #[arg(long, value_name = "FILE")]
+    pub os_cert: Option<PathBuf>,
+
+    /// The PEM file with the key of --os-cert, without a password [default: the same file] [env: OS_KEY].
+    #[arg(long, value_name = "FILE")]
+    pub os_key: Option<PathBuf>,
+
     /// Do not check the certificates of servers: whoever is on the network can read and forge everything [env: OS_INSECURE].
     #[arg(long)]
     pub insecure: bool,

@@ -5,6 +5,7 @@ mod lists;
 mod records;
 mod requests;
 mod script;
+mod streamed;
 mod uploads;
 mod v1;
 

@@ -53,6 +53,9 @@ impl GlanceV1 {
             let what = "v1 of the Image API serves no ranges";
             return Err(failed(Operation::Download, &subject(id), Kind::RangeUnsupported, what));
         }
+        if let Some(prefer) = &self.glance.inner.prefer {
+            prefer.give_up("v1 of the Image API has no such choice");
+        }
         self.glance.download_from(&path(id), id, size, None).await
     }
 
@@ -105,8 +108,8 @@ impl Records for GlanceV1 {
         Self::upload(self, id, size, open).await
     }
 
-    async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()> {
-        self.glance.upload_stream_to(Destination::V1, id, data).await
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        self.glance.upload_stream_to(Destination::V1, id, placement, data).await
     }
 
     async fn upload_to(

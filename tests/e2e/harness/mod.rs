@@ -2,6 +2,7 @@
 
 mod cloud;
 mod content;
+mod detour;
 #[path = "../../common/devcloud.rs"]
 mod devcloud;
 mod gate;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 pub use cloud::Cloud;
 pub use content::{epoch, json, pattern};
+pub use detour::Detour;
 pub use gate::Gate;
 pub use mount::{Mount, umount};
 pub use proxy::{Fault, Proxy, Rule};
