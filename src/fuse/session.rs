@@ -256,6 +256,7 @@ mod tests {
         drop(gone);
         let http = HttpConfig {
             timeout: Duration::from_secs(600),
+            hard: false,
             retries: 3,
             ca_cert: None,
             client_cert: None,

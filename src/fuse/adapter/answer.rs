@@ -75,11 +75,20 @@ pub(super) async fn unless_killed<T>(pid: u32, call: impl Future<Output = Result
     }
 }
 
-/// The same for a call that changes something, or gives something that has to be given back: it goes on when nobody waits
-/// for it any more, so that what is known here stays what the cloud has.
+/// The same for a call that changes something: it goes on when nobody waits for it any more, so that what is known here
+/// stays what the cloud has.
 pub(super) async fn even_if_killed<T: Send + 'static>(
     pid: u32,
     call: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    or_given_back(pid, call, |_| std::future::ready(())).await
+}
+
+/// The same for a call whose result belongs to the kernel, which hears nothing of it then: `give_back` takes it.
+pub(super) async fn or_given_back<T: Send + 'static, G: Future<Output = ()> + Send>(
+    pid: u32,
+    call: impl Future<Output = Result<T>> + Send + 'static,
+    give_back: impl FnOnce(T) -> G + Send + 'static,
 ) -> Result<T> {
     let mut call = Box::pin(call);
     tokio::select! {
@@ -88,8 +97,9 @@ pub(super) async fn even_if_killed<T: Send + 'static>(
         () = killed(pid) => {}
     }
     tokio::spawn(async move {
-        if let Err(error) = call.await {
-            debug!(%error, "failed behind a process that was killed");
+        match call.await {
+            Ok(result) => give_back(result).await,
+            Err(error) => debug!(%error, "failed behind a process that was killed"),
         }
     });
     Err(interrupted())

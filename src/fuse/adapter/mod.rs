@@ -28,7 +28,7 @@ use super::passthrough::Passthrough;
 use super::process::{self, ProcessWatch};
 use crate::fs::{Caller, HandleId, ImageFs, NewAttributes, XattrMode};
 use crate::units::ByteRange;
-use answer::{even_if_killed, unless_killed};
+use answer::{even_if_killed, or_given_back, unless_killed};
 use reply::{reply_attr, reply_empty, reply_entry, reply_xattr};
 
 /// Reads the kernel may have under way for one mount (its default is 12): with 10 ms a request, 64
@@ -170,7 +170,12 @@ impl Filesystem for Adapter {
             return;
         }
         let (fs, name, maker) = (Arc::clone(&self.fs), name.to_owned(), process::thread_group(request.pid()));
-        let call = async move { fs.mknod(ino(parent), &name, maker).await };
+        let given_back = Arc::clone(&self.fs);
+        let call = or_given_back(
+            request.pid(),
+            async move { fs.mknod(ino(parent), &name, maker).await },
+            move |entry| std::future::ready(given_back.forget(entry.attr.ino, 1)),
+        );
         self.answer_in_its_time("mknod", parent, call, reply_entry(reply));
     }
 

@@ -70,7 +70,9 @@ impl Adapter {
         let opener = process::thread_group(pid);
         let admission = Arc::clone(&self.passthrough);
         let call = async move {
-            let (entry, opened) = fs.create(ino(parent), &name, mode, opener).await?;
+            // The handle is made at the very end: until then there is nothing to give back.
+            let creation = fs.create(ino(parent), &name, mode, opener);
+            let (entry, opened) = unless_killed(pid, creation).await?;
             let vetted = vet(&fs, opened.handle, pid).await;
             vetted.inspect_err(|_| fs.forget(entry.attr.ino, 1))?;
             // The name was taken since the kernel looked: the file may be open by now.

@@ -18,7 +18,7 @@ pub use cloud::Cloud;
 pub use content::{epoch, json, pattern};
 pub use detour::Detour;
 pub use gate::Gate;
-pub use mount::{Mount, umount};
+pub use mount::{Mount, is_glancefs, umount};
 pub use proxy::{Fault, Proxy, Rule};
 pub use run::{Folder, PROGRAM};
 pub use shell::{Background, Outcome, background, background_with, run, run_with};
