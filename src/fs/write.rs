@@ -172,6 +172,14 @@ impl ImageFs {
         self.writer_of(handle).is_ok()
     }
 
+    /// Who has opened the file that is being written through the handle, if that is known.
+    pub fn opener(&self, handle: HandleId) -> Option<ThreadGroup> {
+        match &*self.handles.get(handle).ok()? {
+            Handle::Draft(DraftHandle { writer: Some(writer), .. }) => writer.facts().opener,
+            _ => None,
+        }
+    }
+
     fn writer_of(&self, handle: HandleId) -> Result<Arc<Handle>> {
         let handle = self.handles.get(handle)?;
         match &*handle {

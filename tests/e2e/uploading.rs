@@ -467,6 +467,23 @@ fn holes_of_a_sparse_file_are_zeros() {
 }
 
 #[test]
+fn a_program_that_starts_others_while_it_writes_is_not_held_up() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    // The child closes what it inherits inside execve(2), while the kernel lets nobody look at it.
+    let program = "import os, subprocess, sys
+out = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+for _ in range(20):
+    os.write(out, b'x' * 1000)
+    subprocess.run(['/bin/true'], close_fds=False, check=True)
+os.close(out)
+";
+    let program = mount.beside().file("program.py", program.as_bytes());
+    sh!("timeout 30 python3 {program} {mount}/starts-others.raw");
+    assert_eq!(cloud.only("starts-others.raw")["size"], 20_000);
+}
+
+#[test]
 fn a_child_that_outlives_the_opener_finishes_the_file() {
     let cloud = Cloud::open();
     let mount = cloud.mount("");

@@ -282,7 +282,7 @@ impl Filesystem for Adapter {
             reply.ok();
             return;
         }
-        let closer = process::closer(request.pid(), ino(number));
+        let closer = process::closer(request.pid(), ino(number), self.fs.opener(open));
         let watch = ProcessWatch::new(request.pid(), &closer);
         let fs = Arc::clone(&self.fs);
         let call = async move { fs.flush(open, closer, watch).await };
