@@ -33,10 +33,10 @@ use snapshot::{Edit, Listed};
 /// listener is woken for each, and one message carries a whole new list).
 const CHANGES_KEPT: usize = 16;
 
-/// How long after its begin a refresh is waited for by those who use the mount; then the old list is
+/// How long after its begin a refresh is waited for at the most by those who use the mount; then the old list is
 /// shown. A person who types `ls` after an hour wants today's images, and does not want to wait for a
 /// dead server.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the first answer is waited for where a saved list can stand in (`--allow-stale`): a request to servers that
 /// are away goes on for `--timeout`, and a host that starts during an outage shall have its images before.
@@ -197,7 +197,7 @@ impl Catalog {
         // It may have ended before this began to listen.
         if self.is_stale() {
             let waited = read_lock(&self.refresh_began).elapsed();
-            if tokio::time::timeout(PATIENCE.saturating_sub(waited), refreshed).await.is_err() {
+            if tokio::time::timeout(self.config.patience.saturating_sub(waited), refreshed).await.is_err() {
                 debug!("the new list takes long: showing the old one meanwhile");
             }
         }

@@ -5,7 +5,7 @@ use super::*;
 use crate::glance::fake::FakeService;
 
 fn catalog(service: &Arc<FakeService>, folder: &std::path::Path, allow_stale: bool) -> Arc<Catalog> {
-    let config = CatalogConfig { ttl: Duration::ZERO, allow_stale };
+    let config = CatalogConfig { ttl: Duration::ZERO, patience: PATIENCE, allow_stale };
     Arc::new(Catalog::new(service.clone(), config, Some(folder.join("list"))))
 }
 
@@ -156,7 +156,7 @@ async fn of_many(count: usize) -> (Arc<FakeService>, Arc<Catalog>, tempfile::Tem
     let (service, folder) = (Arc::new(FakeService::default()), tempfile::tempdir().unwrap());
     (0..count).for_each(|number| drop(service.add(&format!("image-{number}"), b"")));
     service.state().page = 100;
-    let config = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: true };
+    let config = CatalogConfig { ttl: Duration::from_secs(3600), patience: PATIENCE, allow_stale: true };
     let catalog = Arc::new(Catalog::new(service.clone(), config, Some(folder.path().join("list"))));
     catalog.start().await.unwrap();
     service.state().pages = 0;
@@ -359,7 +359,7 @@ async fn a_record_that_the_disk_lost_or_did_not_take_is_asked_of_the_server() {
     eventually(|| path.exists()).await;
     let len = std::fs::metadata(&path).unwrap().len();
     std::fs::write(&path, vec![b'x'; len as usize]).unwrap();
-    let config = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: false };
+    let config = CatalogConfig { ttl: Duration::from_secs(3600), patience: PATIENCE, allow_stale: false };
     let nowhere = Some(folder.path().join("no folder/list"));
     let refused = Catalog::new(service.clone(), config, nowhere);
     refused.start().await.unwrap();
@@ -385,7 +385,7 @@ async fn the_saved_list_follows_what_refreshes_find() {
     }
     eventually(|| folder.path().join("list").exists()).await;
     service.state().down = true;
-    let config = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: true };
+    let config = CatalogConfig { ttl: Duration::from_secs(3600), patience: PATIENCE, allow_stale: true };
     let stale = Catalog::new(service.clone(), config, Some(folder.path().join("list")));
     stale.start().await.unwrap();
     assert_eq!(*stale.snapshot(), *catalog.snapshot());

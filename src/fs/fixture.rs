@@ -83,7 +83,11 @@ impl Fixture {
             keep_times: false,
         };
         // The list is fetched when the test says so, not when it is old.
-        let catalog = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: false };
+        let catalog = CatalogConfig {
+            ttl: Duration::from_secs(3600),
+            patience: Duration::from_secs(5),
+            allow_stale: false,
+        };
         let catalog = Arc::new(Catalog::new(Arc::clone(&dynamic), catalog, None));
         catalog.start().await.unwrap();
         let cache = Cache::open(&cache, tokio::runtime::Handle::current()).unwrap();
