@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -138,6 +138,7 @@ impl<'a> Act<'a> {
                 if outcome.succeeded() {
                     return same(&std::fs::read(by_id)?, &self.content);
                 }
+                eprintln!("{outcome}");
                 // Its exit code is 1 whatever the reason, which it tells: an errno of its own is not a command's to give.
                 Err(io::Error::from_raw_os_error(libc::EIO))
             }
@@ -169,6 +170,9 @@ impl<'a> Act<'a> {
                 wrong.push(what);
             }
         };
+        if !self.operation.changes() {
+            return wrong;
+        }
         let named = self.cloud.named(&self.name);
         let active = named.iter().filter(|image| image["status"] == "active").count();
         match self.operation {
@@ -204,11 +208,18 @@ impl<'a> Act<'a> {
             }
             _ => {}
         }
-        if self.operation.changes() {
-            let told = crate::harness::within(crate::harness::PATIENCE, || self.untold().is_empty());
-            complain(!told, format!("nobody tells of {:?}", self.untold()));
-        }
+        let unfinished = named.iter().any(is_unfinished);
+        let told = !unfinished && self.spooled().is_empty()
+            || crate::harness::within(crate::harness::PATIENCE, || self.untold().is_empty());
+        complain(!told, format!("nobody tells of {:?}", self.untold()));
         wrong
+    }
+
+    /// The files of the spool with data.
+    fn spooled(&self) -> Vec<PathBuf> {
+        let spool = self.mount.beside().path("spool");
+        let files = std::fs::read_dir(Path::new(&spool)).into_iter().flatten().flatten();
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "data")).collect()
     }
 
     /// Images of ours without data, and files of the spool, that `glancefs uploads` does not list.
@@ -217,31 +228,37 @@ impl<'a> Act<'a> {
         let listed: Value = serde_json::from_str(&listed).unwrap_or_default();
         let listed = listed["uploads"].as_array().cloned().unwrap_or_default();
         let lists = |key: &str, value: &str| listed.iter().any(|upload| upload[key] == value);
-        let unfinished = |image: &&Value| image["status"] == "queued" || image["status"] == "saving";
         let reserved = self.operation == Operation::Create;
         let mut untold: Vec<String> = Vec::new();
         if !reserved {
             let images = self.cloud.named(&self.name);
-            let names = images.iter().filter(unfinished).map(|image| image["id"].to_string());
+            let unfinished = images.iter().filter(|image| is_unfinished(image));
+            let names = unfinished.map(|image| image["id"].to_string());
             untold.extend(names.filter(|_| !lists("name", &self.name)));
         }
-        let spool = self.mount.beside().path("spool");
-        let files = std::fs::read_dir(Path::new(&spool)).into_iter().flatten().flatten();
-        let data = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "data"));
-        untold.extend(data.map(|path| path.display().to_string()).filter(|path| !lists("file", path)));
+        let data = self.spooled().into_iter().map(|path| path.display().to_string());
+        untold.extend(data.filter(|path| !lists("file", path)));
         untold
     }
 
     /// Removes the image, so that lists stay small.
     pub fn end(mut self) {
         drop(self.open.take());
-        for name in [self.name.clone(), self.new_name()] {
-            for image in self.cloud.named(&name) {
-                let _ =
-                    self.cloud.call("DELETE", &format!("/v2/images/{}", image["id"].as_str().unwrap()), None);
-            }
+        let mut ids = vec![self.id.clone()];
+        if self.id.is_empty() {
+            let images = self.cloud.named(&self.name);
+            ids = images.iter().filter_map(|image| image["id"].as_str().map(str::to_owned)).collect();
+        }
+        for id in ids {
+            // `rm` may have been faster.
+            let _ = self.cloud.call("DELETE", &format!("/v2/images/{id}"), None);
         }
     }
+}
+
+/// It has no data.
+fn is_unfinished(image: &Value) -> bool {
+    image["status"] == "queued" || image["status"] == "saving"
 }
 
 /// close(2), with its error.

@@ -17,7 +17,7 @@ use super::row::Row;
 use crate::harness::{Cloud, Mount, Proxy, is_glancefs, run};
 
 /// `--timeout` of the mounts.
-const TIMEOUT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What a busy machine may add to a deadline.
 const SLACK: Duration = Duration::from_secs(8);
@@ -135,6 +135,7 @@ impl Bench {
     /// Runs a cell; the complaints.
     fn run(&mut self, cell: Cell, number: usize, elsewhere: &Proxy) -> Vec<String> {
         let Cell { operation, row, span } = cell;
+        let all = Instant::now();
         let prepared = turn(number);
         let mut act = Act::prepare(self.cloud, &self.mount, operation, row, number as u64);
         drop(prepared);
@@ -175,7 +176,12 @@ impl Bench {
             self.daemon = self.mount.daemon().unwrap();
         }
         // For whoever looks at a failure, or at --nocapture.
-        eprintln!("{:.1} s: {}: {outcome:?}", took.as_secs_f32(), cell.name());
+        eprintln!(
+            "{:.1} s of {:.1} s: {}: {outcome:?}",
+            took.as_secs_f32(),
+            all.elapsed().as_secs_f32(),
+            cell.name()
+        );
         wrong
     }
 }
@@ -212,7 +218,7 @@ fn run_cells(operations: &[Operation]) {
         }
     }
     let count: usize = queues.iter().map(|(_, queue)| queue.len()).sum();
-    let elsewhere = Proxy::to(&cloud.url);
+    let (elsewhere, began) = (Proxy::to(&cloud.url), Instant::now());
     let complaints = Mutex::new(Vec::new());
     let next = AtomicUsize::new(operations[0] as usize * 1000);
     std::thread::scope(|scope| {
@@ -235,6 +241,7 @@ fn run_cells(operations: &[Operation]) {
             }
         }
     });
+    eprintln!("{count} cells in {:.1} s", began.elapsed().as_secs_f32());
     let mut complaints = complaints.into_inner().unwrap();
     complaints.sort();
     assert!(complaints.is_empty(), "of {count} cells:\n{}", complaints.join("\n"));

@@ -94,7 +94,7 @@ impl Row {
             Self::Stall => Fault::Stall(match request {
                 _ if small(request) => 100,
                 // Less than what a random read asks for at once.
-                _ if operation == Operation::ReadRandom => 30_000,
+                _ if operation == Operation::ReadRandom => 100_000,
                 Request::Upload => 100_000,
                 _ => 500_000,
             }),

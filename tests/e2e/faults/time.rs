@@ -24,7 +24,7 @@ fn let_go(proxy: &Proxy, rule: Rule, command: &str, signal: Signal) -> Duration 
     proxy.take_seen();
     // Who started the tests in the background made them ignore SIGINT.
     let program = background(&format!("exec env --default-signal=INT {command}"));
-    eventually("the request is there", || proxy.take_seen().iter().any(|seen| seen.spoiled));
+    eventually(&format!("the request of {command}"), || proxy.take_seen().iter().any(|seen| seen.spoiled));
     let signalled = Instant::now();
     program.signal(signal);
     let outcome = program.finish();
@@ -133,10 +133,14 @@ fn a_dead_server_blocks_neither_lists_nor_what_is_cached_nor_umount() {
     }
     assert_eq!(mount.names(), names);
     assert!(reader.is_running(), "nobody waits for it");
-    let down = run(&format!("{PROGRAM} umount {mount}"));
-    assert!(down.took < Duration::from_secs(30) && !mount.is_mounted(), "{down}");
+    // A mount in use is busy, as every one is; that is told at once.
+    let busy = run(&format!("{PROGRAM} umount {mount}"));
+    assert!(busy.took < Duration::from_secs(10), "{busy}");
+    assert!(busy.expect_failure().contains("is in use"));
     reader.signal(Signal::KILL);
     reader.finish();
+    let down = run(&format!("{PROGRAM} umount {mount}"));
+    assert!(down.succeeded() && down.took < Duration::from_secs(30) && !mount.is_mounted(), "{down}");
 }
 
 #[test]
