@@ -170,6 +170,12 @@ impl<'a> Act<'a> {
                 wrong.push(what);
             }
         };
+        if self.operation == Operation::List {
+            // Also, no refresh is under way any more that would bring the next cell's image.
+            let shows = || self.mount.names().contains(&self.name);
+            let recovers = crate::harness::within(crate::harness::PATIENCE, shows);
+            complain(!recovers, "the list does not recover".into());
+        }
         if !self.operation.changes() {
             return wrong;
         }

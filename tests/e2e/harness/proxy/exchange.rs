@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::SILENCE;
 use super::fault::Fault;
-use super::http::{Head, Pipe};
+use super::http::{Head, Pipe, unchunked};
 
 /// A client that is refused early may send on for so long; then it is hung up on.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -209,20 +209,4 @@ fn bounds(text: &str) -> Option<(u64, u64, &str)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     Some((first.parse().ok()?, last.parse().ok()?, size))
-}
-
-/// The content of a body in chunks.
-fn unchunked(mut body: &[u8]) -> Vec<u8> {
-    let mut content = Vec::new();
-    while let Some(end) = body.windows(2).position(|end| end == b"\r\n") {
-        let size = String::from_utf8_lossy(&body[..end]);
-        let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16).unwrap_or(0);
-        let from = end + 2;
-        if size == 0 || from + size > body.len() {
-            break;
-        }
-        content.extend_from_slice(&body[from..from + size]);
-        body = body.get(from + size + 2..).unwrap_or_default();
-    }
-    content
 }

@@ -1,10 +1,14 @@
 //! As much of HTTP/1.1 as a proxy needs that closes each connection after one exchange: heads, and bytes passed on.
 
 use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// Heads are smaller than this.
 const LONGEST_HEAD: usize = 64 * 1024;
+
+/// An answer that comes later than this comes never.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// What is passed on at once.
 const PIECE: usize = 16 * 1024;
@@ -126,4 +130,49 @@ impl Pipe {
             }
         }
     }
+}
+
+/// Sends one request to the server at `url` (`http://host:port`): the status and the body of its answer.
+pub fn exchange(
+    url: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, String)],
+    body: &[u8],
+) -> io::Result<(u16, Vec<u8>)> {
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    let server = TcpStream::connect(host)?;
+    server.set_read_timeout(Some(LONGEST_WAIT))?;
+    let request = Head { first: format!("{method} {path} HTTP/1.1"), headers: Vec::new() }
+        .with("host", host)
+        .with("connection", "close")
+        .with("content-length", body.len());
+    let request = headers.iter().fold(request, |request, (name, value)| request.with(name, value));
+    (&server).write_all(&request.bytes())?;
+    // A refused upload is closed early; the answer tells.
+    let _ = (&server).write_all(body);
+    let Some((answer, mut content)) = Head::read(&mut &server)? else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    (&server).read_to_end(&mut content)?;
+    if answer.get("transfer-encoding").is_some() {
+        content = unchunked(&content);
+    }
+    Ok((answer.status(), content))
+}
+
+/// The content of a body in chunks.
+pub fn unchunked(mut body: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    while let Some(end) = body.windows(2).position(|end| end == b"\r\n") {
+        let size = String::from_utf8_lossy(&body[..end]);
+        let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16).unwrap_or(0);
+        let from = end + 2;
+        if size == 0 || from + size > body.len() {
+            break;
+        }
+        content.extend_from_slice(&body[from..from + size]);
+        body = body.get(from + size + 2..).unwrap_or_default();
+    }
+    content
 }

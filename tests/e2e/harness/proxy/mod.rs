@@ -5,7 +5,7 @@
 
 mod exchange;
 mod fault;
-mod http;
+pub mod http;
 
 use std::collections::HashMap;
 use std::io;
