@@ -16,8 +16,11 @@ use super::operation::{Operation, Request};
 use super::row::Row;
 use crate::harness::{Cloud, Mount, Proxy, is_glancefs, run};
 
-/// `--timeout` of the mounts.
-const TIMEOUT: Duration = Duration::from_secs(4);
+/// `--timeout` of the mounts where an error or the last good list is expected, which mostly takes that long.
+const SHORT: Duration = Duration::from_secs(3);
+
+/// The same where success is expected, which a busy machine may keep waiting.
+const LONG: Duration = Duration::from_secs(12);
 
 /// What a busy machine may add to a deadline.
 const SLACK: Duration = Duration::from_secs(8);
@@ -77,16 +80,24 @@ impl Cell {
             Operation::Write | Operation::Flush | Operation::Create => 3,
             _ => 1,
         };
-        TIMEOUT * replies
+        self.timeout() * replies
     }
-}
 
-/// What the cells of one operation need of their mount.
-fn options(operation: Operation) -> &'static str {
-    match operation {
-        Operation::List => "--metadata-ttl 2s",
-        Operation::Write => "--metadata-ttl 1h --upload stream",
-        _ => "--metadata-ttl 1h",
+    fn timeout(self) -> Duration {
+        // A body that stalls each time takes a part of the deadline each time.
+        let stalls = self.row == Row::Stall && self.span == Span::ForGood;
+        if self.expected() == Expected::Succeeds && !stalls { LONG } else { SHORT }
+    }
+
+    /// What it needs of its mount.
+    fn options(self) -> String {
+        let timeout = self.timeout().as_secs();
+        let more = match self.operation {
+            Operation::List => "--metadata-ttl 2s",
+            Operation::Write => "--metadata-ttl 1h --upload stream",
+            _ => "--metadata-ttl 1h",
+        };
+        format!("--timeout {timeout}s {more}")
     }
 }
 
@@ -102,11 +113,10 @@ struct Bench {
 impl Bench {
     fn new(cloud: &'static Cloud, options: &str) -> Self {
         let proxy = Proxy::to(&cloud.url);
-        let timeout = TIMEOUT.as_secs();
         let mount = Mount::new(
             Vec::new(),
             &format!(
-                "--token-command 'echo a-token' --endpoint {} --timeout {timeout}s --retries 2 --allow-delete {options}",
+                "--token-command 'echo a-token' --endpoint {} --retries 2 --allow-delete {options}",
                 proxy.url()
             ),
         );
@@ -209,9 +219,9 @@ fn run_cells(operations: &[Operation]) {
     let wanted =
         |cell: &Cell| cell.name().contains(&filter) && !matches!(cell.expected(), Expected::NotConcerned(_));
     // One queue for each kind of mount.
-    let mut queues: Vec<(&str, VecDeque<Cell>)> = Vec::new();
+    let mut queues: Vec<(String, VecDeque<Cell>)> = Vec::new();
     for cell in Cell::all(operations).into_iter().filter(wanted) {
-        let options = options(cell.operation);
+        let options = cell.options();
         match queues.iter_mut().find(|(known, _)| *known == options) {
             Some((_, queue)) => queue.push_back(cell),
             None => queues.push((options, [cell].into())),
@@ -223,13 +233,13 @@ fn run_cells(operations: &[Operation]) {
     let next = AtomicUsize::new(operations[0] as usize * 1000);
     std::thread::scope(|scope| {
         for (options, queue) in queues {
-            let workers = (WORKERS * queue.len() / count).clamp(3, queue.len().max(3));
+            let workers = (WORKERS * queue.len() / count).max(1);
             let queue = Arc::new(Mutex::new(queue));
             for _ in 0..workers {
-                let queue = Arc::clone(&queue);
+                let (queue, options) = (Arc::clone(&queue), options.clone());
                 let (elsewhere, complaints, next) = (&elsewhere, &complaints, &next);
                 scope.spawn(move || {
-                    let mut bench = Bench::new(cloud, options);
+                    let mut bench = Bench::new(cloud, &options);
                     loop {
                         let Some(cell) = queue.lock().unwrap().pop_front() else { return };
                         let number = next.fetch_add(1, Ordering::Relaxed);
