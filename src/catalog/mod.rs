@@ -33,10 +33,10 @@ use snapshot::{Edit, Listed};
 /// listener is woken for each, and one message carries a whole new list).
 const CHANGES_KEPT: usize = 16;
 
-/// How long after its begin a refresh is waited for at the most by those who use the mount; then the old list is
+/// How long after its begin a refresh is waited for by those who use the mount; then the old list is
 /// shown. A person who types `ls` after an hour wants today's images, and does not want to wait for a
 /// dead server.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the first answer is waited for where a saved list can stand in (`--allow-stale`): a request to servers that
 /// are away goes on for `--timeout`, and a host that starts during an outage shall have its images before.
@@ -197,10 +197,15 @@ impl Catalog {
         // It may have ended before this began to listen.
         if self.is_stale() {
             let waited = read_lock(&self.refresh_began).elapsed();
-            if tokio::time::timeout(self.config.patience.saturating_sub(waited), refreshed).await.is_err() {
+            if tokio::time::timeout(self.patience().saturating_sub(waited), refreshed).await.is_err() {
                 debug!("the new list takes long: showing the old one meanwhile");
             }
         }
+    }
+
+    /// Half of the deadline of a reply at most: the rest is for the reply.
+    fn patience(&self) -> Duration {
+        PATIENCE.min(self.config.timeout / 2)
     }
 
     /// Starts to refresh a stale list, unless that is under way, and does not wait.

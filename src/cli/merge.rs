@@ -12,7 +12,6 @@ use super::args::{
     AccessArguments, CacheArguments, CloudArguments, LoginArguments, MountArguments, UploadArguments,
 };
 use super::trust;
-use crate::catalog::PATIENCE;
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
     AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, ClientCertificate, Config, Environment,
@@ -49,12 +48,8 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     }
     let cloud = &arguments.cloud;
     in_bounds("--metadata-ttl", cloud.metadata_ttl, Duration::from_millis(100), LONGEST_TTL)?;
-    let catalog = CatalogConfig {
-        ttl: cloud.metadata_ttl,
-        // Half of it, so that the old list is shown before the reply is due.
-        patience: PATIENCE.min(http.timeout / 2),
-        allow_stale: cloud.allow_stale,
-    };
+    let catalog =
+        CatalogConfig { ttl: cloud.metadata_ttl, timeout: http.timeout, allow_stale: cloud.allow_stale };
     let shown = shown(cloud)?;
     let access = access_config(&arguments.access, environment, http.patience())?;
     let trust = trust::config(&arguments.trust)?;

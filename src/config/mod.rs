@@ -216,8 +216,8 @@ impl Visibility {
 pub struct CatalogConfig {
     /// How long a listing is believed before it is fetched again. Default 60 s.
     pub ttl: Duration,
-    /// How long whoever uses the mount waits for a refresh before the old list serves: 5 s, and less than `--timeout`.
-    pub patience: Duration,
+    /// The deadline of every reply (`--timeout`): the old list is shown before it passes.
+    pub timeout: Duration,
     /// Mount with the last saved list when no server answers, and with what the last login told when Keystone does not
     /// answer either.
     pub allow_stale: bool,

@@ -3,7 +3,7 @@
 //!
 //! These attributes are not in the list of names: `getfattr -d *` and `cp -a` would cost a request a file.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -36,9 +36,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// the free space each minute.
 const NO_LIMITS: Duration = Duration::from_secs(3600);
 
-/// The quota as last told, and when; `None`: it was not told.
+/// The quota as last told, shared with whoever asks for it just now.
 #[derive(Debug, Default)]
-pub(super) struct KeptUsage(Mutex<Option<(Instant, Option<Usage>)>>);
+pub(super) struct KeptUsage {
+    /// When, and what; `None`: nobody could tell.
+    told: Mutex<Option<(Instant, Option<Usage>)>>,
+    /// Held by who asks: one at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// The answer is there.
+    news: tokio::sync::Notify,
+}
 
 impl ImageFs {
     /// The attribute `name` of something that is no image.
@@ -104,26 +111,31 @@ impl ImageFs {
         }
     }
 
-    /// What the project uses and may use, not older than the list may be; `None` where nobody tells.
+    /// What the project uses and may use, not older than the list may be; `None` where nobody tells. What takes longer
+    /// than [`PATIENCE`] is there for who asks next, who meanwhile gets what was told before.
     pub(super) async fn quota(&self) -> Option<Usage> {
-        let kept = *lock(&self.usage.0);
-        if let Some((at, usage)) = kept
+        let kept = &self.usage;
+        if let Some((at, usage)) = *lock(&kept.told)
             && at.elapsed()
                 < if usage == Some(Usage::default()) { NO_LIMITS } else { self.layers.catalog.ttl() }
         {
             return usage;
         }
-        let told = tokio::time::timeout(PATIENCE, self.layers.service.usage()).await;
-        let usage = match told {
-            Ok(Ok(usage)) => Some(usage),
-            Ok(Err(error)) => {
-                debug!(%error, "no quota is known");
-                None
-            }
-            Err(_) => None,
-        };
-        *lock(&self.usage.0) = Some((Instant::now(), usage));
-        usage
+        let mut news = std::pin::pin!(kept.news.notified());
+        news.as_mut().enable();
+        if let Ok(turn) = Arc::clone(&kept.turn).try_lock_owned() {
+            let (kept, service) = (Arc::clone(kept), Arc::clone(&self.layers.service));
+            tokio::spawn(async move {
+                let usage =
+                    service.usage().await.inspect_err(|error| debug!(%error, "no quota is known")).ok();
+                *lock(&kept.told) = Some((Instant::now(), usage));
+                kept.news.notify_waiters();
+                drop(turn);
+            });
+        }
+        // With time left for the reply.
+        let _ = tokio::time::timeout(PATIENCE.min(self.access.patience / 2), news).await;
+        lock(&kept.told).and_then(|(_, usage)| usage)
     }
 }
 

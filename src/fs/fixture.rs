@@ -85,7 +85,7 @@ impl Fixture {
         // The list is fetched when the test says so, not when it is old.
         let catalog = CatalogConfig {
             ttl: Duration::from_secs(3600),
-            patience: Duration::from_secs(5),
+            timeout: Duration::from_secs(60),
             allow_stale: false,
         };
         let catalog = Arc::new(Catalog::new(Arc::clone(&dynamic), catalog, None));

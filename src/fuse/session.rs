@@ -274,11 +274,8 @@ mod tests {
         let glance = Negotiated::new(Glance::new(auth, &http).unwrap(), ApiVersion::V2);
         let id = ImageId::generate();
         let reference = ImageReference::Id(id.clone());
-        let config = |allow_stale| CatalogConfig {
-            ttl: Duration::from_secs(60),
-            patience: Duration::from_secs(5),
-            allow_stale,
-        };
+        let config =
+            |allow_stale| CatalogConfig { ttl: Duration::from_secs(60), timeout: http.timeout, allow_stale };
         let begun = tokio::time::Instant::now();
         assert_eq!(only_image(&glance, &reference, &config(true)).await.unwrap(), id);
         assert!(begun.elapsed() < 2 * STAND_IN, "{:?}", begun.elapsed());

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -20,6 +20,8 @@ pub struct Cloud {
     /// The user whose token calls of the API carry; none without authentication.
     user: Option<&'static str>,
     tokens: Mutex<HashMap<String, String>>,
+    /// Which test made images of a name.
+    makers: Mutex<HashMap<String, String>>,
 }
 
 impl Cloud {
@@ -64,7 +66,7 @@ impl Cloud {
             "fake" => Some("admin"),
             _ => None,
         };
-        Self { devcloud, url, user, tokens: Mutex::default() }
+        Self { devcloud, url, user, tokens: Mutex::default(), makers: Mutex::default() }
     }
 
     /// Stops a server, `glance` or `keystone`.
@@ -80,6 +82,7 @@ impl Cloud {
     /// An active image whose data are in the `http` store; its id. For one without any hash,
     /// `options` is `--no-hash`.
     pub fn http_image(&self, name: &str, file: &str, options: &[&str]) -> String {
+        self.is_of_one_test(name);
         self.devcloud.http_image_with("alice", name, Path::new(file), options)
     }
 
@@ -155,9 +158,21 @@ impl Cloud {
         tokens.entry(user.to_owned()).or_insert_with(new).clone()
     }
 
+    /// Tests that share a cloud leave their images in it: the file of a name would be that of another test.
+    #[track_caller]
+    fn is_of_one_test(&self, name: &str) {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let mut makers = self.makers.lock().unwrap_or_else(PoisonError::into_inner);
+        let maker = makers.entry(name.to_owned()).or_insert_with(|| test.clone());
+        assert_eq!(*maker, test, "two tests make an image named {name:?} in the cloud they share");
+    }
+
     /// Makes a record in status `queued`; its id. `name` may be any JSON.
     #[track_caller]
     pub fn reserve(&self, record: Value) -> String {
+        if let Some(name) = record["name"].as_str() {
+            self.is_of_one_test(name);
+        }
         let mut whole = json!({"disk_format": "raw", "container_format": "bare"});
         whole.as_object_mut().unwrap().extend(record.as_object().unwrap().clone());
         self.api("POST", "/v2/images", &whole)["id"].as_str().unwrap().to_owned()

@@ -73,28 +73,11 @@ fn pass(mut client: TcpStream, server: &str, script: &Script) -> io::Result<()> 
     // One request for each connection, so that each is looked at.
     server.write_all(b"Connection: close\r\n")?;
     server.write_all(&head[line..])?;
-    let (from, mut to) = (client.try_clone()?, server.try_clone()?);
-    let left = body_left(&head);
+    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
     std::thread::spawn(move || {
-        // No further: a second request must not get past the script.
-        let _ = io::copy(&mut from.take(left), &mut to);
-        if left < u64::MAX {
-            return;
-        }
+        let _ = io::copy(&mut from, &mut to);
         let _ = to.shutdown(Shutdown::Write);
     });
     let _ = io::copy(&mut server, &mut client);
     client.shutdown(Shutdown::Both)
-}
-
-/// Bytes of the body that are still to come after `head`, which may have some of it; all, where only its end tells.
-fn body_left(head: &[u8]) -> u64 {
-    let end = head.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
-    let text = String::from_utf8_lossy(&head[..end]).to_ascii_lowercase();
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    match value("content-length:") {
-        Some(length) => length.parse::<u64>().unwrap() - (head.len() - end) as u64,
-        None if value("transfer-encoding:").is_some() => u64::MAX,
-        None => 0,
-    }
 }

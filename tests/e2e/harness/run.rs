@@ -5,6 +5,7 @@
 //! a pipe that only the test process holds; then it unmounts, stops and removes everything below the
 //! folder. At a normal end the test process waits for it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -42,6 +43,7 @@ struct Run {
 }
 
 static RUN: LazyLock<Run> = LazyLock::new(|| {
+    tell_failures();
     let root = tempfile::Builder::new().prefix("glancefs-e2e.").tempdir().unwrap().keep();
     let root = root.canonicalize().unwrap();
     let guard = Command::new("bash")
@@ -65,6 +67,17 @@ extern "C" fn end() {
         drop(guard.stdin.take());
         let _ = guard.wait();
     }
+}
+
+/// Has the reason of each failure told at once, past the capture of the test's output: the list of failures comes at
+/// the end only, which a run that is ended early, or a log that is cut, does not have.
+fn tell_failures() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let test = std::thread::current().name().unwrap_or("a thread of the harness").to_owned();
+        let _ = writeln!(std::io::stderr(), "STOPPED: {test}: {panic}");
+        usual(panic);
+    }));
 }
 
 /// Where everything of this run is, removed at its end.

@@ -107,7 +107,16 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, server: String) {
 
 /// Passes one request on, with the header by which the server knows that its clients speak HTTPS.
 async fn pass(client: TcpStream, acceptor: &TlsAcceptor, server: &str) -> io::Result<()> {
-    let mut client = acceptor.accept(client).await?;
+    let mut client = match acceptor.accept(client).into_fallible().await {
+        Ok(client) => client,
+        Err((refusal, mut client)) => {
+            // The request of a refused client is under way already (TLS 1.3): closed before it has come, the connection
+            // would be reset, and the reset would overtake the alert that says why.
+            client.shutdown().await?;
+            tokio::io::copy(&mut client, &mut tokio::io::sink()).await?;
+            return Err(refusal);
+        }
+    };
     let mut head = Vec::new();
     let end = loop {
         if let Some(at) = head.windows(2).position(|pair| pair == b"\r\n") {
