@@ -264,6 +264,7 @@ impl Glance {
         let mut backoff = Backoff::default();
         let mut retries = 0;
         let (mut renewed, mut repeated) = (false, false);
+        let mut said = None;
         loop {
             let credential = match inner.auth.credential().await {
                 Err(error) if inner.waits_for_login(patience, &error) => {
@@ -309,7 +310,9 @@ impl Glance {
                         servers.pass_over(server);
                     }
                     repeated = true;
-                    (answer.error(request), worth, retry_after(&answer.headers))
+                    let error = answer.error(request);
+                    said = Some(error.duplicate());
+                    (error, worth, retry_after(&answer.headers))
                 }
                 Err(failure) => {
                     servers.failed(server);
@@ -321,6 +324,8 @@ impl Glance {
             retries += u32::from(worth == Worth::AFewTries);
             let pause = backoff.pause().max(wait.unwrap_or_default());
             if retries > inner.retries || Instant::now() + pause >= deadline {
+                // What a server said tells more than that the deadline cut the last try short.
+                let error = said.filter(|_| error.kind() == Kind::TimedOut).unwrap_or(error);
                 return Err(if repeated { error } else { error.unasked() });
             }
             tracing::debug!(%error, pause_ms = pause.as_millis(), "trying again");

@@ -301,11 +301,8 @@ impl Records for FakeService {
 #[async_trait]
 impl Facts for FakeService {
     async fn usage(&self) -> Result<Usage> {
-        let (after, usage) = self
-            .state()
-            .usage
-            .clone()
-            .ok_or_else(|| Error::new(Kind::NotSupported, "the fake has no quota"))?;
+        let (after, usage) =
+            self.state().usage.ok_or_else(|| Error::new(Kind::NotSupported, "the fake has no quota"))?;
         tokio::time::sleep(after).await;
         Ok(usage)
     }

@@ -174,7 +174,7 @@ impl Filesystem for Adapter {
         let call = or_given_back(
             request.pid(),
             async move { fs.mknod(ino(parent), &name, maker).await },
-            move |entry| std::future::ready(given_back.forget(entry.attr.ino, 1)),
+            async move |entry| given_back.forget(entry.attr.ino, 1),
         );
         self.answer_in_its_time("mknod", parent, call, reply_entry(reply));
     }

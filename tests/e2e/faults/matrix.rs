@@ -84,9 +84,12 @@ impl Cell {
     }
 
     fn timeout(self) -> Duration {
-        // A body that stalls each time takes a part of the deadline each time.
-        let stalls = self.row == Row::Stall && self.span == Span::ForGood;
-        if self.expected() == Expected::Succeeds && !stalls { LONG } else { SHORT }
+        match (self.expected(), self.row, self.span) {
+            // A body that stalls each time takes a third of the deadline each time.
+            (Expected::Succeeds, Row::Stall, Span::ForGood) => LONG / 2,
+            (Expected::Succeeds, ..) => LONG,
+            _ => SHORT,
+        }
     }
 
     /// What it needs of its mount.
