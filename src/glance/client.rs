@@ -264,7 +264,7 @@ impl Glance {
         let mut backoff = Backoff::default();
         let mut retries = 0;
         let (mut renewed, mut repeated) = (false, false);
-        let mut said = None;
+        let (mut said, mut untrusted) = (None, None);
         loop {
             let credential = match inner.auth.credential().await {
                 Err(error) if inner.waits_for_login(patience, &error) => {
@@ -326,9 +326,15 @@ impl Glance {
             if retries > inner.retries || Instant::now() + pause >= deadline {
                 // What a server said tells more than that the deadline cut the last try short.
                 let error = said.filter(|_| error.kind() == Kind::TimedOut).unwrap_or(error);
+                // A server that refuses our certificate may end a connection before it can be told why (TLS 1.3: once the
+                // connection is made for us): what it said at another try is the cause.
+                let error = untrusted.filter(|_| worth == Worth::UntilDeadline).unwrap_or(error);
                 return Err(if repeated { error } else { error.unasked() });
             }
             tracing::debug!(%error, pause_ms = pause.as_millis(), "trying again");
+            if error.kind() == Kind::Untrusted {
+                untrusted = Some(error);
+            }
             tokio::time::sleep(pause).await;
         }
     }

@@ -134,7 +134,7 @@ fn a_strict_open_shows_its_progress_and_a_killed_program_does_not_wait_for_it() 
         vec![("OS_AUTH_TYPE".to_owned(), "none".to_owned()), ("OS_ENDPOINT".to_owned(), gate.url())];
     let mount = Mount::new(variables, "--verify strict --max-connections 2");
     mount.up();
-    gate.stall_after(8 * MIB);
+    gate.slow();
     let mut reader = background(&format!("exec head -c 1 {mount}/strict-slow.raw"));
     eventually("its progress shows", || {
         let status = crate::harness::json(&sh!("cat {mount}/.glancefs/status.json"));

@@ -10,13 +10,12 @@ const SLOWNESS: Duration = Duration::from_millis(20);
 const PIECE: usize = 64 * 1024;
 
 /// Copies until the end, with a pause after each piece. A piece of which `lost` holds is not passed on, nor
-/// anything after it. Each waits until it `may` pass.
+/// anything after it.
 fn copy(
     from: &mut TcpStream,
     to: &mut TcpStream,
     pause: Duration,
     mut lost: impl FnMut(&[u8]) -> bool,
-    mut may: impl FnMut(usize) -> bool,
 ) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
     let mut is_lost = false;
@@ -24,9 +23,6 @@ fn copy(
         match from.read(&mut piece)? {
             0 => return Ok(()),
             count => {
-                while !may(count) {
-                    std::thread::sleep(SLOWNESS);
-                }
                 is_lost = is_lost || lost(&piece[..count]);
                 if !is_lost {
                     to.write_all(&piece[..count])?;
@@ -58,8 +54,6 @@ struct Shared {
     server: Mutex<String>,
     /// Answers that begin so are lost, with all that follows on their connection.
     lost: Mutex<Option<String>>,
-    /// Bytes of answers that still come through; all, unless they are to stall.
-    left: Mutex<Option<usize>>,
 }
 
 /// A port on this machine that leads to a server.
@@ -74,8 +68,8 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = Mutex::new(url.strip_prefix("http://").unwrap().to_owned());
-        let (state, open) = (Mutex::new(State::Open), Mutex::default());
-        let shared = Arc::new(Shared { state, open, server, lost: Mutex::default(), left: Mutex::default() });
+        let (state, open, lost) = (Mutex::new(State::Open), Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { state, open, server, lost });
         let gate = Self { shared: Arc::clone(&shared), port };
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -123,11 +117,6 @@ impl Gate {
         *self.shared.lost.lock().unwrap() = Some(answer.to_owned());
     }
 
-    /// Answers stall after about so many bytes of them, all connections together, until the gate is set anew.
-    pub fn stall_after(&self, bytes: usize) {
-        *self.shared.left.lock().unwrap() = Some(bytes);
-    }
-
     /// The server seems to have died: connections break, new ones too.
     pub fn shut(&self) {
         self.set(State::Shut);
@@ -140,7 +129,6 @@ impl Gate {
 
     fn set(&self, state: State) {
         *self.shared.state.lock().unwrap() = state;
-        *self.shared.left.lock().unwrap() = None;
         for connection in self.shared.open.lock().unwrap().drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
@@ -174,18 +162,7 @@ impl Shared {
                     let lost = lost.as_deref().filter(|_| answers);
                     lost.is_some_and(|lost| String::from_utf8_lossy(piece).contains(lost))
                 };
-                let may = |count: usize| {
-                    let mut left = shared.left.lock().unwrap_or_else(PoisonError::into_inner);
-                    match left.as_mut().filter(|_| answers) {
-                        Some(left) if *left < count => false,
-                        Some(left) => {
-                            *left -= count;
-                            true
-                        }
-                        None => true,
-                    }
-                };
-                let _ = copy(&mut from, &mut to, pause, lost, may);
+                let _ = copy(&mut from, &mut to, pause, lost);
                 let _ = to.shutdown(Shutdown::Write);
             });
         }
