@@ -17,7 +17,7 @@ use super::row::Row;
 use crate::harness::{Cloud, Mount, Proxy, is_glancefs, run};
 
 /// `--timeout` of the mounts where an error or the last good list is expected, which mostly takes that long.
-const SHORT: Duration = Duration::from_secs(3);
+const SHORT: Duration = Duration::from_secs(5);
 
 /// The same where success is expected, which a busy machine may keep waiting.
 const LONG: Duration = Duration::from_secs(12);
