@@ -258,6 +258,7 @@ clouds:
         let config = origin.read().unwrap();
         let http = HttpConfig {
             timeout: Duration::from_secs(1),
+            hard: false,
             retries: 3,
             ca_cert: None,
             client_cert: None,

@@ -368,6 +368,7 @@ mod tests {
         let timeout = Duration::from_secs(30);
         let http = HttpConfig {
             timeout,
+            hard: false,
             retries: 0,
             ca_cert: None,
             client_cert: None,

@@ -256,6 +256,7 @@ mod tests {
     fn http() -> HttpConfig {
         HttpConfig {
             timeout: Duration::from_secs(5),
+            hard: false,
             retries: 3,
             ca_cert: None,
             client_cert: None,

@@ -210,6 +210,7 @@ mod tests {
     fn http(ca_cert: Option<PathBuf>) -> HttpConfig {
         HttpConfig {
             timeout: Duration::from_secs(5),
+            hard: false,
             retries: 3,
             ca_cert,
             client_cert: None,

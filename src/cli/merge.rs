@@ -37,6 +37,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     let source = source::chosen(arguments)?;
     let auth = auth_config(&source.login, source.endpoint.as_ref(), environment)?;
     let http = http_config(&source.login, arguments.cloud.max_connections, environment)?;
+    let http = HttpConfig { hard: arguments.cloud.hard, ..http };
     let cache = cache_config(&arguments.cache, environment)?;
     let spool = spool_config(&arguments.upload, &cache.dir)?;
     let log_file = arguments.log_file.as_deref().map(paths::resolve).transpose()?;
@@ -50,7 +51,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     let catalog =
         CatalogConfig { ttl: cloud.metadata_ttl, timeout: http.timeout, allow_stale: cloud.allow_stale };
     let shown = shown(cloud)?;
-    let access = access_config(&arguments.access, environment, http.timeout)?;
+    let access = access_config(&arguments.access, environment, http.patience())?;
     let trust = trust::config(&arguments.trust)?;
     let cache = CacheConfig { verify: trust.verify != Verify::None, ..cache };
     if source.image.is_some() && access.allow_overwrite {
@@ -230,6 +231,7 @@ fn http_config(
     };
     Ok(HttpConfig {
         timeout: cloud.timeout,
+        hard: false,
         retries: cloud.retries,
         ca_cert,
         client_cert,

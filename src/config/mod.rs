@@ -138,6 +138,8 @@ pub enum AuthMethod {
 pub struct HttpConfig {
     /// The deadline of a request (for uploads and streams: on progress). Default 60 s.
     pub timeout: Duration,
+    /// Servers that are away are waited for as long as it takes (`--hard`), but for lists: the last good one serves.
+    pub hard: bool,
     /// Tries after the first of a request that fails although servers answer (HTTP 500, 429). Refused and broken
     /// connections, timeouts and 502 to 504 are tried again until `timeout` whatever this says. Default 3, as Nova's
     /// and Cinder's `num_retries`.
@@ -151,6 +153,15 @@ pub struct HttpConfig {
     /// Downloads of image data open at once (`source`), and as many uploads: they are counted apart, since
     /// an upload may take hours and must not keep readers waiting. Default 8.
     pub max_connections: usize,
+}
+
+impl HttpConfig {
+    /// How long servers that are away are waited for.
+    pub fn patience(&self) -> Duration {
+        // Longer than any mount; timers take it.
+        const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+        if self.hard { FOREVER } else { self.timeout }
+    }
 }
 
 /// How we prove who we are to servers that demand a certificate of their clients.
@@ -262,7 +273,7 @@ pub struct AccessConfig {
     pub allow_overwrite: bool,
     /// Where the data of an image are can be read as an attribute; it may hold credentials.
     pub show_locations: bool,
-    /// How long a change of metadata may wait for its turn (`--timeout`).
+    /// How long a change of metadata may wait for its turn ([`HttpConfig::patience`]).
     pub patience: Duration,
     /// A modification time that is set is kept in a property of the image and shown.
     pub keep_times: bool,

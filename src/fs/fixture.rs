@@ -49,6 +49,7 @@ impl Fixture {
         let dynamic: Arc<dyn ImageService> = service.clone();
         let http = HttpConfig {
             timeout: Duration::from_secs(10),
+            hard: false,
             retries: 3,
             ca_cert: None,
             client_cert: None,

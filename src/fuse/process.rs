@@ -26,8 +26,7 @@ const MOST_DESCRIPTORS: usize = 4096;
 /// How long a look at a closing process may take. Usually it takes some 20 µs.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How often a pending signal is looked for while an upload holds up a close: within this time
-/// Ctrl-C lets `cp` go.
+/// How often a pending signal is looked for while a reply is awaited: within this time Ctrl-C lets a reader, or `cp`, go.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Signals that do not end a process by default: CHLD 17, CONT 18, STOP 19, TSTP 20, TTIN 21,
@@ -97,8 +96,10 @@ fn is_dying(pid: u32) -> bool {
     pending & !survived & !HARMLESS != 0
 }
 
-/// Ends when a signal that will end the process waits for it; never for one that we cannot see.
+/// Ends when a signal that will end the process waits for it; never for one that we cannot see. Most requests are
+/// answered before it looks for the first time.
 pub(super) async fn killed(pid: u32) {
+    tokio::time::sleep(SIGNAL_INTERVAL).await;
     if thread_group(pid).is_none() {
         std::future::pending::<()>().await;
     }

@@ -74,7 +74,7 @@ impl Session {
         let adapter = Adapter::new(
             Arc::clone(&fs),
             runtime.handle().clone(),
-            config.http.timeout,
+            config.http.patience(),
             Arc::clone(&passthrough),
             ended_sender,
         );
@@ -257,6 +257,7 @@ mod tests {
         drop(gone);
         let http = HttpConfig {
             timeout: Duration::from_secs(600),
+            hard: false,
             retries: 3,
             ca_cert: None,
             client_cert: None,

@@ -71,6 +71,8 @@ pub(super) struct Inner {
     pub prefer: Option<Prefer>,
     /// Of a whole metadata request with its retries; of a transfer's progress.
     pub timeout: Duration,
+    /// How long servers that are away are waited for: as `timeout`, or for ever.
+    pub patience: Duration,
     /// Tries after the first, of a request that fails where servers do answer.
     pub retries: u32,
     /// Uploads at once. Downloads are bounded by `source`, which knows for which of them somebody waits.
@@ -93,6 +95,11 @@ impl Inner {
             }
             Servers::new(urls)
         })
+    }
+
+    /// Whoever issues tokens is away, and a request of this patience waits for that.
+    pub fn waits_for_login(&self, patience: Duration, error: &Error) -> bool {
+        patience > self.timeout && error.kind().is_transient()
     }
 
     /// The answer of `server` broke off.
@@ -198,6 +205,7 @@ impl Glance {
                 store: None,
                 prefer: None,
                 timeout: config.timeout,
+                patience: config.patience(),
                 retries: config.retries,
                 uploads: Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)),
             }),
@@ -249,26 +257,40 @@ impl Glance {
     /// sets a value, DELETE since 404 after a lost answer means done. `Answer::repeated` tells the caller.
     pub(super) async fn exchange(&self, request: &Request<'_>) -> Result<Answer> {
         let inner = &*self.inner;
-        let deadline = Instant::now() + inner.timeout;
+        let patience = if request.operation.lists() { inner.timeout } else { inner.patience };
+        let deadline = Instant::now() + patience;
         let mut backoff = Backoff::default();
         let mut retries = 0;
         let (mut renewed, mut repeated) = (false, false);
-        let mut untrusted = None;
+        let mut said: Option<Error> = None;
         loop {
-            let credential = inner.auth.credential().await?;
+            let credential = match inner.auth.credential().await {
+                Err(error) if inner.waits_for_login(patience, &error) => {
+                    tokio::time::sleep(backoff.pause()).await;
+                    continue;
+                }
+                credential => credential?,
+            };
             let servers = inner.servers(&credential);
             let (server, base) = servers.pick();
             let left = deadline.saturating_duration_since(Instant::now());
             // Half of what is left, so that a silent server leaves time for another; but no less than is worth waiting.
-            let share = (left / 2).max(inner.timeout / LEAST_SHARE).min(left);
+            let share = (left / 2).max(inner.timeout / LEAST_SHARE).min(left).min(inner.timeout);
             let outcome = match timeout(share, self.send(request, base, &credential)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Failure::silent(request, base)),
             };
             let (error, worth, wait) = match outcome {
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
-                    renewed = true;
-                    inner.auth.renew_after(credential.generation).await?;
+                    match inner.auth.renew_after(credential.generation).await {
+                        Err(error) if inner.waits_for_login(patience, &error) => {
+                            tokio::time::sleep(backoff.pause()).await;
+                        }
+                        login => {
+                            login?;
+                            renewed = true;
+                        }
+                    }
                     continue;
                 }
                 Ok(mut answer) => {
@@ -286,7 +308,9 @@ impl Glance {
                         servers.pass_over(server);
                     }
                     repeated = true;
-                    (answer.error(request), worth, retry_after(&answer.headers))
+                    let error = answer.error(request);
+                    said = Some(error.duplicate());
+                    (error, worth, retry_after(&answer.headers))
                 }
                 Err(failure) => {
                     servers.failed(server);
@@ -300,14 +324,19 @@ impl Glance {
             // A server may ask for a pause that no clock can count.
             let in_time = Instant::now().checked_add(pause).is_some_and(|end| end < deadline);
             if retries > inner.retries || !in_time {
-                // A server that refuses our certificate may end a connection before it can be told why (TLS 1.3: once the
-                // connection is made for us): what it said at another try is the cause.
-                let error = untrusted.filter(|_| worth == Worth::UntilDeadline).unwrap_or(error);
+                // What a server said tells more than that the deadline cut the last try short. And one that refuses our
+                // certificate may end a connection before it can be told why (TLS 1.3: once it is made for us).
+                let tells_more = |said: &Error| match error.kind() {
+                    Kind::TimedOut => true,
+                    Kind::Unreachable => said.kind() == Kind::Untrusted,
+                    _ => false,
+                };
+                let error = said.filter(tells_more).unwrap_or(error);
                 return Err(if repeated { error } else { error.unasked() });
             }
             tracing::debug!(%error, pause_ms = pause.as_millis(), "trying again");
             if error.kind() == Kind::Untrusted {
-                untrusted = Some(error);
+                said = Some(error);
             }
             tokio::time::sleep(pause).await;
         }

@@ -76,13 +76,20 @@ impl Glance {
         }
         let mut request = Request::new(Operation::Download, Method::GET, path, &subject);
         request.wants = Wants::Data(range);
-        let mut answer = self.exchange(&request).await?;
-        let Some(response) = answer.stream.take() else { return Err(answer.error(&request)) };
-        let exact_end = check(answer.status, response.headers(), wanted, size, range.is_some())
-            .map_err(|(kind, what)| wrong(kind, &what))?;
+        let mut asked_again = false;
+        let (response, server, exact_end) = loop {
+            let mut answer = self.exchange(&request).await?;
+            let Some(response) = answer.stream.take() else { return Err(answer.error(&request)) };
+            match check(answer.status, response.headers(), wanted, size, range.is_some()) {
+                Ok(exact_end) => break (response, answer.server, exact_end),
+                // That ranges are ignored is remembered of a whole store: a single answer may be a fault on the way.
+                Err((Kind::RangeUnsupported, _)) if !asked_again => asked_again = true,
+                Err((kind, what)) => return Err(wrong(kind, &what)),
+            }
+        };
         let body = Body {
             glance: self.clone(),
-            server: Some(answer.server),
+            server: Some(server),
             response,
             missing: wanted.len(),
             exact_end,

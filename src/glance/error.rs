@@ -15,6 +15,8 @@ pub(super) enum Operation {
     List,
     /// A later page, which needs its marker to exist.
     ListNext,
+    /// A page of the images of one name.
+    Find,
     Show,
     Schema,
     Create,
@@ -35,11 +37,17 @@ pub(super) enum Operation {
 }
 
 impl Operation {
+    /// It is about what there is as a whole: the last good answer serves when no other comes.
+    pub(super) fn lists(self) -> bool {
+        matches!(self, Self::List | Self::ListNext | Self::Schema | Self::Versions | Self::Facts)
+    }
+
     /// For the beginning of a message.
     fn doing(self) -> &'static str {
         match self {
             Self::List | Self::ListNext => "listing images",
             Self::Show => "looking up",
+            Self::Find => "looking for a name",
             Self::Schema => "reading the schema of images",
             Self::Create => "creating",
             Self::Update | Self::Act => "changing",
@@ -82,7 +90,7 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (Op::ListNext, 400) if says("no image found with id") || says("invalid marker") => {
             (Kind::NotFound, "the marker has vanished")
         }
-        (Op::List | Op::ListNext | Op::Schema, 404) => (
+        (Op::List | Op::ListNext | Op::Find | Op::Schema, 404) => (
             Kind::NotSupported,
             "there is no such version of the Image API: check the endpoint and --api-version",
         ),

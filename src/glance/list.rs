@@ -109,7 +109,7 @@ impl Glance {
     /// `NotFound` when the marker of `next` has vanished: start again from the first page.
     pub async fn list(&self, limit: u32, next: Option<&NextPage>) -> Result<Page> {
         match next {
-            None => self.first_page(&format!("v2/images?limit={limit}")).await,
+            None => self.first_page(Operation::List, &format!("v2/images?limit={limit}")).await,
             Some(next) => self.page(Operation::ListNext, &next.path, &next.views).await,
         }
     }
@@ -125,7 +125,7 @@ impl Glance {
     pub async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page> {
         let since = Filter::ChangedSince(since).v2();
         let order = "sort_key=updated_at&sort_dir=desc";
-        self.first_page(&format!("v2/images?limit={limit}&{order}&{since}")).await
+        self.first_page(Operation::List, &format!("v2/images?limit={limit}&{order}&{since}")).await
     }
 
     /// An image that is ours is in these lists, going by its record.
@@ -134,21 +134,21 @@ impl Glance {
     }
 
     /// The first page of the first view.
-    async fn first_page(&self, path: &str) -> Result<Page> {
+    async fn first_page(&self, operation: Operation, path: &str) -> Result<Page> {
         let mut pages: Vec<_> = self.views.iter().map(|view| format!("{path}{view}")).collect();
         // There is always one.
         let views = pages.split_off(pages.len().min(1)).into();
-        self.page(Operation::List, pages.first().map_or(path, String::as_str), &views).await
+        self.page(operation, pages.first().map_or(path, String::as_str), &views).await
     }
 
     /// Every visible image of exactly this name, first page only.
     pub async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
         let name = Filter::Name(name.to_owned()).v2();
         // 100: duplicates are possible without limit, but a person has a handful.
-        let mut page = self.first_page(&format!("v2/images?limit=100&{name}")).await?;
+        let mut page = self.first_page(Operation::Find, &format!("v2/images?limit=100&{name}")).await?;
         let mut found = page.images;
         while let Some(view) = page.next_view {
-            page = self.list(100, Some(&view)).await?;
+            page = self.page(Operation::Find, view.path(), &view.views).await?;
             found.append(&mut page.images);
         }
         Ok(found)

@@ -108,7 +108,8 @@ impl Running {
 
 /// Waits until the draft is quiet and looks whether it may be uploaded.
 async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: CancellationToken) -> Result<Upload> {
-    if !draft.quiet().await {
+    // Who writes a stream may wait for this upload to take what he writes.
+    if draft.stream.is_none() && !draft.quiet().await {
         return Err(Error::new(Kind::TimedOut, "a write to the spool does not end"));
     }
     let size = {
@@ -132,7 +133,7 @@ async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: Cancellat
         cancel,
         journal: state.journal.clone(),
         journal_file: draft.journal_file.clone(),
-        allowance: Allowance::new(draft.shared.pace.timeout),
+        allowance: Allowance::new(draft.shared.pace.patience),
         streamed: false,
         sends: 0,
     })

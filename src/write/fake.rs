@@ -130,7 +130,7 @@ impl FakeGlance {
     /// The same, with `--retries`.
     pub(super) fn uploads_of(&self, dir: &Path, size: Option<u64>, retries: u32) -> Uploads {
         let moment = Duration::from_millis(1);
-        let pace = Pace { retry: moment, retries, poll: moment, timeout: TIMEOUT };
+        let pace = Pace { retry: moment, retries, poll: moment, timeout: TIMEOUT, patience: TIMEOUT };
         let keep_failed = Duration::from_secs(7 * 24 * 3600);
         let config = SpoolConfig { dir: dir.to_owned(), size, keep_failed };
         Uploads::with(&config, Arc::new(self.clone()), Arc::new(self.clone()), pace).unwrap()

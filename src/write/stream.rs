@@ -17,7 +17,7 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use md5::{Digest as _, Md5};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Digests;
@@ -62,6 +62,25 @@ struct Pen {
     to_network: Option<mpsc::Sender<Piece>>,
     upload: Option<Commit>,
     failure: Option<Error>,
+}
+
+impl Pen {
+    /// Waits until the network takes `piece`; `None` when the upload has ended before. Its body can be there longer than
+    /// the upload: the HTTP client keeps it until a full socket moves again.
+    fn give(&self, to_network: &mpsc::Sender<Piece>, piece: Piece) -> Option<()> {
+        let piece = match to_network.try_send(piece) {
+            Ok(()) => return Some(()),
+            Err(TrySendError::Closed(_)) => return None,
+            Err(TrySendError::Full(piece)) => piece,
+        };
+        let upload = self.upload.clone()?;
+        tokio::runtime::Handle::current().block_on(async {
+            tokio::select! {
+                given = to_network.send(piece) => given.ok(),
+                _ = upload.wait() => None,
+            }
+        })
+    }
 }
 
 /// The network's side.
@@ -139,10 +158,10 @@ impl Stream {
             pen.head.extend_from_slice(data);
             return if pen.head.len() >= HEAD { self.begin(&mut pen, begin) } else { Ok(()) };
         };
-        match to_network.blocking_send(Piece::Data(Bytes::copy_from_slice(data))) {
-            Ok(()) => Ok(()),
-            // Nobody takes it any more: the upload has failed, and tells why.
-            Err(_) => Err(self.fail_as_the_upload(&mut pen)),
+        match pen.give(&to_network, Piece::Data(Bytes::copy_from_slice(data))) {
+            Some(()) => Ok(()),
+            // The upload has failed, and tells why.
+            None => Err(self.fail_as_the_upload(&mut pen)),
         }
     }
 
@@ -175,7 +194,7 @@ impl Stream {
         }
         if let Some(to_network) = pen.to_network.take() {
             // If nobody takes it, the outcome tells why.
-            let _ = to_network.blocking_send(Piece::End);
+            let _ = pen.give(&to_network, Piece::End);
         }
         pen.upload.clone().ok_or_else(|| Error::new(Kind::BadHandle, "the file was given up"))
     }
@@ -377,6 +396,21 @@ mod tests {
             drop(draft);
             assert_eq!(rig.files(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_faster_than_the_upload_begins_is_not_waited_for() {
+        let rig = rig();
+        let draft = rig.draft(intent("new"));
+        let (writer, data) = (Arc::clone(&draft), bytes(1 << 20));
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut pieces = data.chunks(100_000).enumerate();
+            pieces.try_for_each(|(index, piece)| writer.write(index as u64 * 100_000, piece))
+        });
+        // The runtime has this thread only: the upload begins when the writer waits for it.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        writing.await.unwrap().unwrap();
+        draft.commit().await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -50,13 +50,16 @@ pub(super) struct Pace {
     pub(super) poll: Duration,
     /// T of the rule in `allowance.rs`.
     pub(super) timeout: Duration,
+    /// The same for requests about the record: longer with `--hard`.
+    pub(super) patience: Duration,
 }
 
 impl Pace {
     /// The usual one.
     pub(super) fn of(http: &HttpConfig) -> Self {
         let HttpConfig { timeout, retries, .. } = *http;
-        Self { retry: Duration::from_secs(1), retries, poll: Duration::from_millis(500), timeout }
+        let (retry, poll) = (Duration::from_secs(1), Duration::from_millis(500));
+        Self { retry, retries, poll, timeout, patience: http.patience() }
     }
 }
 

@@ -46,6 +46,7 @@ fn start(auth: &str, options: &[&str]) -> Devcloud {
 fn http() -> HttpConfig {
     HttpConfig {
         timeout: Duration::from_secs(30),
+        hard: false,
         retries: 3,
         ca_cert: None,
         client_cert: None,

@@ -93,6 +93,11 @@ pub struct CloudArguments {
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     pub max_connections: usize,
 
+    /// Never give up on servers that are away: programs wait for them as long as it takes, instead of --timeout, or until
+    /// they are killed. Lists still fail after --timeout, and the last good one is shown.
+    #[arg(long)]
+    pub hard: bool,
+
     /// When Glance or Keystone does not answer, mount with the list of images saved last. A refused login still fails.
     #[arg(long)]
     pub allow_stale: bool,

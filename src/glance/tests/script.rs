@@ -93,6 +93,7 @@ pub async fn client_with(urls: &[&Url], method: AuthMethod, timeout: Duration, r
     let endpoints = urls.iter().copied().cloned().collect();
     let http = HttpConfig {
         timeout,
+        hard: false,
         retries,
         ca_cert: None,
         client_cert: None,

@@ -1,15 +1,14 @@
-//! A real Glance, and a real Keystone where asked, made by `scripts/devcloud`; and its API by curl.
+//! A real Glance, and a real Keystone where asked, made by `scripts/devcloud`; and its API.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
 use super::devcloud::Devcloud;
 use super::mount::Mount;
+use super::proxy::http;
 use super::run::run_folder;
 use super::shell::run;
 
@@ -43,6 +42,16 @@ impl Cloud {
     /// The shared one with Keystone and the users alice, bob, rita and admin. Calls of the API are alice's.
     pub fn keystone() -> &'static Self {
         static CLOUD: LazyLock<Cloud> = LazyLock::new(|| Cloud::new("keystone", ""));
+        &CLOUD
+    }
+
+    /// The one that the fault matrix shares, with an image that is always there: its lists hold nothing of other tests.
+    pub fn for_faults() -> &'static Self {
+        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| {
+            let cloud = Cloud::new("none", "");
+            cloud.image("anchor.raw", b"always there");
+            cloud
+        });
         &CLOUD
     }
 
@@ -123,11 +132,7 @@ impl Cloud {
             "application/json"
         };
         let body = body.map(Value::to_string).unwrap_or_default();
-        let (status, answer) = self.curl(
-            &["-X", method, "-H", &format!("Content-Type: {content_type}"), "--data-binary", "@-"],
-            path,
-            body.as_bytes(),
-        );
+        let (status, answer) = self.exchange(method, path, content_type, body.as_bytes());
         (status, serde_json::from_slice(&answer).unwrap_or(Value::Null))
     }
 
@@ -139,22 +144,11 @@ impl Cloud {
         answer
     }
 
-    fn curl(&self, arguments: &[&str], path: &str, input: &[u8]) -> (u16, Vec<u8>) {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-m", "60", "--noproxy", "*", "-w", "\n%{http_code}"]).args(arguments);
-        curl.args(["-H", "Expect:", "-H", "Accept: application/json"]);
-        if let Some(user) = self.user {
-            curl.args(["-H", &format!("X-Auth-Token: {}", self.token(user))]);
-        }
-        curl.arg(format!("{}{path}", self.url));
-        let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("curl starts");
-        // A refused upload is closed early; the status tells.
-        let _ = child.stdin.take().unwrap().write_all(input);
-        let mut answer = child.wait_with_output().unwrap().stdout;
-        let end = answer.iter().rposition(|byte| *byte == b'\n').expect("the status of curl");
-        let status = String::from_utf8_lossy(&answer[end + 1..]).parse().unwrap();
-        answer.truncate(end);
-        (status, answer)
+    fn exchange(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        let mut headers =
+            vec![("content-type", content_type.to_owned()), ("accept", "application/json".to_owned())];
+        headers.extend(self.user.map(|user| ("x-auth-token", self.token(user))));
+        http::exchange(&self.url, method, path, &headers, body).expect("an answer of Glance")
     }
 
     /// A token of `user`, as `devcloud token` gets it.
@@ -187,8 +181,8 @@ impl Cloud {
     /// Uploads the data of a reserved image.
     #[track_caller]
     pub fn upload(&self, id: &str, content: &[u8]) {
-        let arguments = ["-X", "PUT", "-H", "Content-Type: application/octet-stream", "--data-binary", "@-"];
-        let (status, answer) = self.curl(&arguments, &format!("/v2/images/{id}/file"), content);
+        let path = format!("/v2/images/{id}/file");
+        let (status, answer) = self.exchange("PUT", &path, "application/octet-stream", content);
         assert_eq!(status, 204, "{}", String::from_utf8_lossy(&answer));
     }
 
