@@ -24,7 +24,7 @@ done
 # Daemons that lost their mount end by themselves; one that hangs is known by its command line.
 for pid in $(grep -lzF -e "$root/" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3); do
   # Which file it runs is told to root only, its name to everybody.
-  runs=$(readlink "/proc/$pid/exe") || runs=$(cat "/proc/$pid/comm")
+  runs=$(readlink "/proc/$pid/exe") || runs=$(cat "/proc/$pid/comm" 2>/dev/null)
   if [ "$runs" = "$program" ] || [ "$runs" = glancefs ]; then
     for _ in $(seq 20); do [ -e "/proc/$pid/fd" ] || break; sleep 0.05; done
     kill -KILL "$pid" 2>/dev/null
