@@ -68,6 +68,8 @@ pub struct Catalog {
     refreshed: Notify,
     /// The last refresh failed: said once in the log, until one succeeds.
     failing: AtomicBool,
+    /// A record could not be read from the disk: said once in the log.
+    is_loss_told: AtomicBool,
     changes: broadcast::Sender<Changed>,
 }
 
@@ -91,6 +93,7 @@ impl Catalog {
             state: RwLock::new(State { current, listed_at: None }),
             schema: RwLock::default(),
             failing: AtomicBool::new(false),
+            is_loss_told: AtomicBool::new(false),
             changes: broadcast::Sender::new(CHANGES_KEPT),
         }
     }
@@ -385,10 +388,13 @@ impl Catalog {
             }
             if let Some(kept) = listed.kept.clone() {
                 let len = listed.image.record.len();
-                match blocking(move || kept.read(len)).await {
+                let lost = match blocking(move || kept.read(len)).await {
                     Ok(text) if listed.image.record.is(&text) => return Ok(text),
-                    Ok(_) => warn!(image = %image.id, "the saved record was changed: asking the server"),
-                    Err(error) => warn!(image = %image.id, %error, "asking the server for the record"),
+                    Ok(_) => Error::new(Kind::Integrity, "it was changed on disk"),
+                    Err(error) => error,
+                };
+                if !self.is_loss_told.swap(true, Ordering::Relaxed) {
+                    warn!(image = %image.id, error = %lost, "records are lost from the saved list: the server is asked for them");
                 }
             }
         }

@@ -112,13 +112,10 @@ impl ImageFs {
     }
 
     /// What the project uses and may use, not older than the list may be; `None` where nobody tells. What takes longer
-    /// than [`PATIENCE`] is there for who asks next, who meanwhile gets what was told before.
+    /// than [`PATIENCE`] is there for who asks next.
     pub(super) async fn quota(&self) -> Option<Usage> {
         let kept = &self.usage;
-        if let Some((at, usage)) = *lock(&kept.told)
-            && at.elapsed()
-                < if usage == Some(Usage::default()) { NO_LIMITS } else { self.layers.catalog.ttl() }
-        {
+        if let Some(usage) = self.fresh_quota() {
             return usage;
         }
         let mut news = std::pin::pin!(kept.news.notified());
@@ -134,8 +131,18 @@ impl ImageFs {
             });
         }
         // With time left for the reply.
-        let _ = tokio::time::timeout(PATIENCE.min(self.access.patience / 2), news).await;
-        lock(&kept.told).and_then(|(_, usage)| usage)
+        let late = tokio::time::timeout(PATIENCE.min(self.access.patience / 2), news).await.is_err();
+        if late && self.fresh_quota().is_none() {
+            // Who asks meanwhile does not wait as well.
+            *lock(&kept.told) = Some((Instant::now(), None));
+        }
+        self.fresh_quota().flatten()
+    }
+
+    fn fresh_quota(&self) -> Option<Option<Usage>> {
+        let (at, usage) = (*lock(&self.usage.told))?;
+        let limit = if usage == Some(Usage::default()) { NO_LIMITS } else { self.layers.catalog.ttl() };
+        (at.elapsed() < limit).then_some(usage)
     }
 }
 

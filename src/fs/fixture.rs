@@ -93,7 +93,8 @@ impl Fixture {
         let cache = Cache::open(&cache, tokio::runtime::Handle::current()).unwrap();
         let uploads = Uploads::open(&spool, &http, dynamic.clone(), cache.clone()).unwrap();
         let sources = Sources::new(dynamic.clone(), &http);
-        let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
+        let readers =
+            Readers::new(cache.profiles_folder(), cache.disk_watch(), tokio::runtime::Handle::current());
         let layers = Layers { service: dynamic, catalog, cache, sources, readers, uploads };
         let fs = ImageFs::new(layers, access, Prefetch::Off, trust);
         Self { fs, service, folder }

@@ -329,14 +329,17 @@ impl ImageFs {
         if !file.is_open() {
             return Ok(());
         }
-        let facts = closing::File {
-            dirty: file.draft().is_dirty(),
-            recorded: file.is_recorded(),
-            container: {
-                let draft = file.draft();
-                blocking(move || draft.is_container()).await?
-            },
+        // Only for who decides by it: a disk that fails here would have the close fail, and nothing else of the upload.
+        let container = if writer.facts().step == closing::Step::Second {
+            let draft = file.draft();
+            match blocking(move || draft.is_container()).await {
+                Ok(container) => container,
+                Err(error) => return Err(self.failed(file, error).await),
+            }
+        } else {
+            false
         };
+        let facts = closing::File { dirty: file.draft().is_dirty(), recorded: file.is_recorded(), container };
         let decision = closing::on_flush(facts, writer.facts(), closer);
         tracing::debug!(id = %file.id, ?facts, ?closer, ?decision, "flush");
         match decision {

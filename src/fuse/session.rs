@@ -156,7 +156,8 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let uploads = Uploads::open(&config.spool, &config.http, service.clone(), cache.clone())?
         .streaming(config.upload == Upload::Stream);
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
-    let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
+    let readers =
+        Readers::new(cache.profiles_folder(), cache.disk_watch(), tokio::runtime::Handle::current());
     let layers =
         Layers { service, catalog: Arc::clone(&catalog), cache, sources, readers, uploads: uploads.clone() };
     Ok((ImageFs::new(layers, config.access.clone(), config.prefetch, config.trust.clone()), catalog, uploads))

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::body::{digests_of, multihash_of};
-use super::folder::DraftId;
-use super::journal::{Durability, Journal, JournalFile, Record, Step, Streamed};
+use super::folder::{DraftId, Folder};
+use super::journal::{Durability, Journal, JournalFile, Record, Step, Streamed, this_boot};
 use super::recover::{Leftover, examine};
 use super::spool::Spool;
 use crate::blocking::blocking;
@@ -49,27 +49,56 @@ pub enum Settlement {
 }
 
 /// Settles every upload of this cloud and project that a crash left. What cannot be settled now is left
-/// for the next time.
-pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) + Send + Sync)) {
+/// for the next time, and makes it false.
+pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) + Send + Sync)) -> bool {
+    let mut all = true;
     let folder = Arc::clone(&shared.folder);
     let drafts = match blocking(move || folder.drafts()).await {
         Ok(drafts) => drafts,
-        Err(error) => return tracing::warn!(%error, "what crashes left cannot be looked for"),
+        Err(error) => {
+            tracing::warn!(%error, "what crashes left cannot be looked for");
+            return true;
+        }
     };
     for id in drafts {
         if shared.stop.is_cancelled() {
-            return;
+            return all;
         }
         let folder = Arc::clone(&shared.folder);
-        let Ok(Some(leftover)) = blocking(move || Ok(examine(&folder, id))).await else { continue };
+        let Ok(Some(mut leftover)) = blocking(move || Ok(examine(&folder, id))).await else { continue };
+        let Ok(Some(journal)) = &leftover.journal else { continue };
+        if journal.unsynced.as_deref() == Some(this_boot()) {
+            leftover = match sync(&shared.folder, leftover).await {
+                Ok(leftover) => leftover,
+                Err(error) => {
+                    tracing::warn!(%error, draft = %id, "what a crash left could not be made durable");
+                    continue;
+                }
+            };
+        }
         let Ok(Some(journal)) = &leftover.journal else { continue };
         if !is_ours(shared, journal) || !is_unsettled(journal) {
             continue;
         }
         if let Err(error) = settle_one(shared, leftover, tell).await {
             tracing::info!(%error, draft = %id, "what an upload left in Glance is looked at again later");
+            all = false;
         }
     }
+    all
+}
+
+/// Makes what a crash left durable: a process died, the machine did not, and now the bytes are all there are.
+async fn sync(folder: &Arc<Folder>, mut leftover: Leftover) -> Result<Leftover> {
+    let folder = Arc::clone(folder);
+    blocking(move || {
+        if let (Some(spool), Ok(Some(journal))) = (&leftover.spool, &mut leftover.journal) {
+            JournalFile::existing(folder, leftover.id).sync_and_note(spool)?;
+            journal.unsynced = None;
+        }
+        Ok(leftover)
+    })
+    .await
 }
 
 /// This mount's cloud and project are those it is for.
@@ -118,7 +147,7 @@ async fn settle_one(
     let keeps = told.1 > 0 || strays_left || settled.is_err();
     // The lock is held until the journal tells what was done.
     blocking(move || {
-        let file = JournalFile::new(folder, id);
+        let file = JournalFile::existing(folder, id);
         match keeps {
             true => file.store(Durability::Durable, || Some(journal))?,
             false => file.remove(),
@@ -260,7 +289,7 @@ pub(super) async fn keep_as_image(
         .then(|| ContentIdentity::of(image, shared.records.cloud_key(), shared.records.project_id()));
     let shared = Arc::clone(shared);
     blocking(move || {
-        let file = JournalFile::new(Arc::clone(&shared.folder), id);
+        let file = JournalFile::existing(Arc::clone(&shared.folder), id);
         journal.step = Step::Done;
         file.store(Durability::Relaxed, || Some(journal))?;
         let data = spool.path();

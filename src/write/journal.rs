@@ -20,19 +20,22 @@
 //! }
 //! ```
 //!
-//! and `"metadata"` where some was asked for, and `"streamed"` (`size`, `md5`, `sha512`) once a stream was closed.
+//! and `"metadata"` where some was asked for, `"streamed"` (`size`, `md5`, `sha512`) once a stream was closed, and
+//! `"unsynced"`, a boot of the machine, as long as a power cut may take bytes of the data file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::Metadata;
 use super::body::Digests;
 use super::folder::{DraftId, Folder, JOURNAL_TMP};
+use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
 
@@ -45,6 +48,10 @@ const MAX_BYTES: u64 = 2 << 20;
 
 /// A failure's text is cut to this many characters.
 const MAX_FAILURE: usize = 2000;
+
+/// What is said of bytes that a power cut may have taken.
+pub(super) const DAMAGED: &str =
+    "the machine went down before its bytes were on the disk: they may be damaged";
 
 /// How far an upload came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,9 +127,21 @@ pub(super) struct Journal {
     /// What the image shall have besides.
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     pub(super) metadata: Metadata,
+    /// The boot of the machine in which bytes were written that may not be on the disk yet; `None`: they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unsynced: Option<String>,
     /// What was streamed, noted before the body ends: without it no server can have all of it. The bytes are nowhere here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) streamed: Option<Streamed>,
+}
+
+/// Names this boot of the machine: what one process wrote in it another can read, on the disk or not.
+pub(super) fn this_boot() -> &'static str {
+    static BOOT: LazyLock<String> = LazyLock::new(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim().to_owned()
+    });
+    &BOOT
 }
 
 /// All that the writer of a stream gave.
@@ -160,6 +179,7 @@ impl Journal {
             failure: None,
             strays: Vec::new(),
             metadata: Metadata::default(),
+            unsynced: None,
             streamed: None,
         }
     }
@@ -167,6 +187,20 @@ impl Journal {
     /// Notes why it stopped, or (`None`) that it goes on.
     pub(super) fn set_failure(&mut self, reason: Option<&str>) {
         self.failure = reason.map(|reason| reason.chars().take(MAX_FAILURE).collect());
+    }
+
+    /// The machine went down before all bytes were on the disk: what is in the data file may be anything.
+    pub(super) fn may_be_damaged(&self) -> bool {
+        self.unsynced.as_deref().is_some_and(|boot| boot != this_boot())
+    }
+
+    /// Why it stopped, and what else a person should know of its bytes.
+    pub(super) fn reason(&self) -> Option<String> {
+        let damaged = self.may_be_damaged().then(|| DAMAGED.to_owned());
+        match (self.failure.clone(), damaged) {
+            (Some(failure), Some(damaged)) => Some(format!("{failure}; {damaged}")),
+            (failure, damaged) => failure.or(damaged),
+        }
     }
 
     /// Both are of one name in one project of one cloud.
@@ -227,11 +261,22 @@ pub(super) struct JournalFile {
     folder: Arc<Folder>,
     id: DraftId,
     writing: Mutex<()>,
+    /// All bytes of the data file are on the disk: whatever journal is stored says so.
+    is_synced: AtomicBool,
+    /// The journal that is there is on the disk: only one that is, too, may take its place.
+    is_durable: AtomicBool,
 }
 
 impl JournalFile {
+    /// That of a new draft, which has none yet.
     pub(super) fn new(folder: Arc<Folder>, id: DraftId) -> Self {
-        Self { folder, id, writing: Mutex::new(()) }
+        let (is_synced, is_durable) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { folder, id, writing: Mutex::new(()), is_synced, is_durable }
+    }
+
+    /// That of a draft which somebody may rely on.
+    pub(super) fn existing(folder: Arc<Folder>, id: DraftId) -> Self {
+        Self { is_durable: AtomicBool::new(true), ..Self::new(folder, id) }
     }
 
     /// The draft it is of.
@@ -239,22 +284,47 @@ impl JournalFile {
         self.id
     }
 
-    /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it.
-    /// Blocks on the disk.
+    /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it. After a power cut
+    /// there is this one or, unless it is durable, the one before it: file systems may keep the name of a new file
+    /// without its bytes, and then nobody would know of a record. Blocks on the disk.
     pub(super) fn store(
         &self,
         durability: Durability,
         current: impl FnOnce() -> Option<Journal>,
     ) -> Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(journal) = current() else { return Ok(()) };
+        let Some(mut journal) = current() else { return Ok(()) };
+        if self.is_synced.load(Ordering::Relaxed) {
+            journal.unsynced = None;
+        }
         let path = self.folder.journal_path(self.id);
         let fresh = path.with_extension(JOURNAL_TMP);
         let durable = durability == Durability::Durable;
-        write_file(&fresh, &journal.encode()?, durable)
+        write_file(&fresh, &journal.encode()?, durable || self.is_durable.load(Ordering::Relaxed))
             .and_then(|()| fs::rename(&fresh, &path))
             .and_then(|()| if durable { self.folder.sync() } else { Ok(()) })
-            .map_err(|error| Error::io(format!("writing {}", path.display()), error))
+            .map_err(|error| Error::io(format!("writing {}", path.display()), error))?;
+        self.is_durable.fetch_or(durable, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes the bytes of `spool`, to which nobody writes any more, durable; what is stored from now on says so.
+    /// Blocks on the disk.
+    pub(super) fn sync(&self, spool: &Spool) -> Result<()> {
+        spool.sync()?;
+        self.is_synced.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The same, and says so in the journal that is there; the names of both are durable, too. Blocks on the disk.
+    pub(super) fn sync_and_note(&self, spool: &Spool) -> Result<()> {
+        self.sync(spool)?;
+        self.store(Durability::Durable, || Journal::load(&self.folder, self.id).ok().flatten())
+    }
+
+    /// Bytes may be written again.
+    pub(super) fn bytes_may_change(&self) {
+        self.is_synced.store(false, Ordering::Relaxed);
     }
 
     /// Removes the draft's data and journal.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::folder::{DraftId, Folder};
-use super::journal::{Journal, Record, Step};
+use super::journal::{DAMAGED, Journal, Record, Step};
 use super::spool::Spool;
 use crate::error::Result;
 
@@ -104,6 +104,9 @@ impl Leftover {
         };
         let mut line =
             format!("the upload of {name:?} as image {image} stopped at {step} ({reason}): {kept}");
+        if journal.may_be_damaged() {
+            line.push_str(&format!("; {DAMAGED}"));
+        }
         if journal.record == Record::Created {
             line.push_str(&format!(
                 "; the record {image} may still be in Glance, without data that are proven"

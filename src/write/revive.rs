@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::aftermath::{Settled, is_ours, keep_as_image, settle};
 use super::folder::DraftId;
-use super::journal::{Journal, JournalFile, Record};
+use super::journal::{DAMAGED, Journal, JournalFile, Record, this_boot};
 use super::recover::{Leftover, examine};
 use super::spool::Spool;
 use super::{Draft, Uploads};
@@ -35,7 +35,8 @@ impl Uploads {
     ///
     /// # Errors
     /// `NotFound`; `Busy` while somebody writes or uploads it; `Invalid` when it is for another cloud or
-    /// project, or its journal is lost and no `name` was given; those of the disk and of Glance.
+    /// project, or when no `name` was given and its journal is lost or a power cut may have damaged its bytes; those
+    /// of the disk and of Glance.
     pub async fn take_up(&self, id: &str, name: Option<String>) -> Result<TakenUp> {
         let Leftover { id, spool, journal, .. } = self.leftover(id).await?;
         let spool = Arc::new(spool.ok_or_else(|| Error::new(Kind::Io, "its file cannot be opened"))?);
@@ -59,6 +60,17 @@ impl Uploads {
                 return Ok(TakenUp::Image(image));
             }
         };
+        if name.is_some() {
+            // A person has looked at it.
+            journal.unsynced = Some(this_boot().to_owned());
+        } else if journal.may_be_damaged() {
+            let file = shared.folder.data_path(id);
+            let message = format!(
+                "{DAMAGED}. Copy the file again; or look at {} and, if it is right, upload it with --as NAME",
+                file.display()
+            );
+            return Err(Error::new(Kind::Invalid, message));
+        }
         let mut replaces = None;
         if let Some(name) = name.filter(|name| *name != journal.name) {
             // Another image than it was to be.
@@ -103,7 +115,7 @@ impl Uploads {
         }
         let folder = Arc::clone(&self.shared.folder);
         blocking(move || {
-            JournalFile::new(folder, id).remove();
+            JournalFile::existing(folder, id).remove();
             drop(spool);
             Ok(gone)
         })

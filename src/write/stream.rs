@@ -291,7 +291,7 @@ impl Upload {
             // Clamped to a length in memory: it fits.
             Ok(head.slice(range.start as usize..range.end as usize))
         })?;
-        self.note(Step::Creating, Durability::Durable).await?;
+        self.note_creation(Step::Creating).await?;
         if self.journal.record == Record::Reserved {
             let image = self.show().await?;
             self.prepare_reserved(&content, &image).await?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!             journal            request             on failure
+//! reserving,
 //! creating    durable, before    POST (or PATCH)     our record is deleted
 //! uploading   relaxed            PUT                 our record is deleted; did it arrive after all?
 //! verifying   durable, after     GET until active    our record is deleted
@@ -87,6 +88,16 @@ impl Upload {
     /// Makes the draft an active, proven image. On failure nothing of ours stays in Glance, or the
     /// journal names it.
     pub(super) async fn publish(&mut self) -> Result<Image> {
+        let syncing = self.sync_beside();
+        let published = self.publish_what_is_written().await;
+        if published.is_err() {
+            // Before anybody can write again: what is durable then is not what he wrote.
+            let _ = syncing.await;
+        }
+        published
+    }
+
+    async fn publish_what_is_written(&mut self) -> Result<Image> {
         let spool = self.spool.clone();
         let content = blocking(move || sniff(|range| spool.read(range))).await?;
         self.sweep().await;
@@ -116,12 +127,30 @@ impl Upload {
         }
     }
 
+    /// Makes the bytes durable while they are sent, which costs the upload nothing: the cache wants it anyway, of
+    /// what succeeds, and what fails is kept.
+    fn sync_beside(&self) -> tokio::task::JoinHandle<()> {
+        let (folder, file) = (self.shared.folder.clone(), self.journal_file.clone());
+        tokio::task::spawn_blocking(move || {
+            // A descriptor of its own: the lock goes with the upload.
+            let synced = match Spool::open(folder, file.id()) {
+                Ok(spool) => file.sync_and_note(&spool),
+                // It is an image already.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(Error::io("opening a spool file", error)),
+            };
+            if let Err(error) = synced {
+                tracing::warn!(%error, "the bytes of an upload could not be made durable");
+            }
+        })
+    }
+
     /// Creates a record without data; one that exists already is only shown.
     pub(super) async fn reserve(&mut self) -> Result<Image> {
         if self.journal.record == Record::Reserved {
             return self.show().await;
         }
-        self.note(Step::Reserving, Durability::Relaxed).await?;
+        self.note_creation(Step::Reserving).await?;
         let asked = &self.journal.metadata;
         let asked_for = |key: &str| asked.record.contains_key(key);
         let formats = (asked_for("disk_format") && asked_for("container_format"))
@@ -135,7 +164,7 @@ impl Upload {
     }
 
     async fn attempt(&mut self, content: &Content, again: bool) -> Result<Image> {
-        self.note(Step::Creating, Durability::Durable).await?;
+        self.note_creation(Step::Creating).await?;
         if self.journal.record == Record::Reserved {
             let image = self.show().await?;
             if again && image.status == Status::Active {
@@ -394,6 +423,18 @@ impl Upload {
         self.journal.set_failure(None);
         let (file, journal) = (self.journal_file.clone(), self.journal.clone());
         blocking(move || file.store(durability, || Some(journal))).await
+    }
+
+    /// Writes the journal before the record is asked for: a crash from here on may leave it.
+    pub(super) async fn note_creation(&mut self, step: Step) -> Result<()> {
+        let before = self.journal.record;
+        if before == Record::None {
+            self.journal.record = Record::Created;
+        }
+        let noted = self.note(step, Durability::Durable).await;
+        // What fails before the request has nothing to take back.
+        self.journal.record = before;
+        noted
     }
 
     pub(super) async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -13,6 +13,8 @@
 )]
 
 mod auth;
+mod cache_disk;
+mod crashes;
 mod direct;
 mod faults;
 mod features;

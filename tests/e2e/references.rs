@@ -66,9 +66,9 @@ fn a_token_never_goes_to_another_glance_than_the_one_logged_in_to() {
 #[test]
 fn a_path_of_another_clouds_mount_is_refused_with_a_cure() {
     let (ours, other) = (Cloud::keystone(), Cloud::open());
-    let id = other.image("elsewhere.raw", b"x");
+    let id = other.image("at-another.raw", b"x");
     let mount = other.mount("");
-    let told = by(ours, "alice", &format!("deactivate {mount}/elsewhere.raw")).expect_failure();
+    let told = by(ours, "alice", &format!("deactivate {mount}/at-another.raw")).expect_failure();
     assert!(told.contains(&other.url) && told.contains("--os-cloud"), "{told}");
     assert_eq!(other.record(&id)["status"], "active");
 }

@@ -25,7 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::units::{BlockIndex, BlockRange};
 
 use self::buffers::Buffers;
-use self::files::{Files, Wait};
+use self::files::{Files, Trouble, Wait};
 use self::folder::Folder;
 use super::identity::{ContentIdentity, Verified};
 
@@ -146,7 +146,7 @@ impl DiskImage {
     }
 
     /// The blocks that are here and intact, in order. With [`Wait::Never`] only what the page cache has.
-    pub(super) fn read(&self, blocks: BlockRange, wait: Wait, damaged: &mut u64) -> Vec<Option<Bytes>> {
+    pub(super) fn read(&self, blocks: BlockRange, wait: Wait, trouble: &mut Trouble) -> Vec<Option<Bytes>> {
         if wait == Wait::ForDisk {
             // Another mount may have made the files since; a failure shows when we write.
             self.open_own(false).ok();
@@ -156,7 +156,7 @@ impl DiskImage {
             if out.iter().all(Option::is_some) {
                 break;
             }
-            for (slot, found) in out.iter_mut().zip(files.read(blocks, wait, damaged)) {
+            for (slot, found) in out.iter_mut().zip(files.read(blocks, wait, trouble)) {
                 if slot.is_none() {
                     *slot = found;
                 }

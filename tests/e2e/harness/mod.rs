@@ -5,6 +5,7 @@ mod content;
 mod detour;
 #[path = "../../common/devcloud.rs"]
 mod devcloud;
+mod disk;
 mod gate;
 mod mount;
 mod proxy;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 pub use cloud::Cloud;
 pub use content::{epoch, json, pattern};
 pub use detour::Detour;
+pub use disk::{Contents, Disk, Failure, Loss, Moment};
 pub use gate::Gate;
 pub use mount::{Mount, is_glancefs, umount};
 pub use proxy::{Fault, Proxy, Rule};
