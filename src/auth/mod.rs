@@ -1,6 +1,6 @@
 //! Who we are to the cloud: a token and the addresses of Glance, renewed when needed.
 //!
-//! `clouds` finds out what to log in with, `keystone` (and `own_login`, `command`) logs in, `renewal` decides
+//! `clouds` finds out what to log in with, `keystone` with `login` (or `command`) logs in, `renewal` decides
 //! when, `last_login` keeps what a mount needs to begin without one, `endpoint` says where Glance is, and `tls` whom
 //! to trust. Tokens live in memory only, in a type that cannot be printed.
 
@@ -18,7 +18,7 @@ mod command;
 mod endpoint;
 mod keystone;
 mod last_login;
-mod own_login;
+mod login;
 mod renewal;
 mod tls;
 mod token;
@@ -243,7 +243,7 @@ fn required(endpoints: Vec<Url>) -> Result<Vec<Url>> {
     Ok(endpoints)
 }
 
-async fn load_tls(http: &HttpConfig, cloud: Option<openstack_sdk::config::CloudConfig>) -> Result<Tls> {
+async fn load_tls(http: &HttpConfig, cloud: Option<openstack_sdk_core::config::CloudConfig>) -> Result<Tls> {
     let http = http.clone();
     blocking(move || Tls::load(&http, cloud.as_ref())).await
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use openstack_sdk::config::CloudConfig;
+use openstack_sdk_core::config::CloudConfig;
 use reqwest::{Certificate, ClientBuilder, Identity};
 use rustls::{AlertDescription, CertificateError};
 
@@ -13,7 +13,6 @@ use crate::error::{Error, Kind, Result};
 /// How servers prove who they are, to Keystone's client and to Glance's.
 #[derive(Debug, Clone)]
 pub(super) struct Tls {
-    ca_file: Option<PathBuf>,
     roots: Vec<Certificate>,
     insecure: bool,
     /// Our own certificate and its key, for servers that demand one.
@@ -44,14 +43,14 @@ impl Tls {
                 "no CA certificates on this system (package ca-certificates): only those given are trusted"
             );
         }
-        Ok(Self { ca_file, roots, insecure, identity, system_roots })
+        Ok(Self { roots, insecure, identity, system_roots })
     }
 
     /// A client that trusts the system's certificates and those given, that shows our own where there is one, and that
     /// never compresses.
     ///
-    /// The SDK switches gzip and deflate on for every client of the program (Cargo unites the features of a crate);
-    /// asking for them would break ranged downloads.
+    /// Compression stays off whatever crate switches it on for every client of the program (Cargo unites the features of a
+    /// crate): asking for it would break ranged downloads.
     pub(super) fn client_builder(&self) -> ClientBuilder {
         let builder = self.stranger_builder();
         match &self.identity {
@@ -66,35 +65,11 @@ impl Tls {
             .user_agent(concat!("glancefs/", env!("CARGO_PKG_VERSION")))
             .no_gzip()
             .no_deflate()
+            // Neither Keystone nor Glance redirects, and one would carry a token or a password to another place.
+            .redirect(reqwest::redirect::Policy::none())
             .tls_danger_accept_invalid_certs(self.insecure);
         let roots = self.roots.iter().cloned();
         if self.system_roots { builder.tls_certs_merge(roots) } else { builder.tls_certs_only(roots) }
-    }
-
-    /// Servers may demand our certificate, which the SDK's client cannot show.
-    pub(super) fn shows_certificate(&self) -> bool {
-        self.identity.is_some()
-    }
-
-    /// The SDK's client, which cannot do without the system's certificates, can be made.
-    ///
-    /// # Errors
-    /// `Config`, with the cure.
-    pub(super) fn check_for_sdk(&self) -> Result<()> {
-        if self.system_roots {
-            return Ok(());
-        }
-        let cure = "install the package ca-certificates, or name a file of certificates in SSL_CERT_FILE";
-        Err(Error::new(
-            Kind::Config,
-            format!("this system has no CA certificates, which Keystone's client needs: {cure}"),
-        ))
-    }
-
-    /// The same for the SDK's client.
-    pub(super) fn apply(&self, config: &mut CloudConfig) {
-        config.cacert = self.ca_file.as_ref().map(|path| path.display().to_string());
-        config.verify = Some(!self.insecure);
     }
 }
 
@@ -167,7 +142,7 @@ fn told(why: &CertificateError) -> &'static str {
     }
 }
 
-/// rustls is built with two providers (the SDK brings `ring`) and refuses to guess between them.
+/// Explicitly: with a second provider, which any crate in the tree may bring, rustls refuses to guess.
 fn install_provider() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

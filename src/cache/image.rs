@@ -317,6 +317,10 @@ impl CachedImage {
                     }
                     Some(disk)
                 }
+                Ok(Some(Err(error))) if error.kind() == Kind::TooLarge => {
+                    tracing::warn!(image = %self.identity.image, size = self.identity.size, "{error}");
+                    None
+                }
                 Ok(Some(Err(error))) => {
                     self.core.health.failed("opening a cached image", &error);
                     None

@@ -18,6 +18,8 @@ mod disk;
 mod fill;
 mod flight;
 mod follow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hit;
 mod hold;
 mod identity;

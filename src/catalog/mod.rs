@@ -4,6 +4,8 @@
 //! request. A list older than its TTL is refreshed in the background when somebody uses the mount;
 //! while the servers are down the last good list stays.
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod names;
 mod records;
 mod refresh;

@@ -182,8 +182,6 @@ impl Glance {
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .tcp_nodelay(true)
                 .http1_max_headers(HEADER_LIMIT)
-                // Glance does not redirect; a redirect would carry the token to another place.
-                .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .map_err(|error| {
                     Error::new(Kind::Config, "cannot set up TLS: are the system's CA certificates installed?")
@@ -323,7 +321,9 @@ impl Glance {
             };
             retries += u32::from(worth == Worth::AFewTries);
             let pause = backoff.pause().max(wait.unwrap_or_default());
-            if retries > inner.retries || Instant::now() + pause >= deadline {
+            // A server may ask for a pause that no clock can count.
+            let in_time = Instant::now().checked_add(pause).is_some_and(|end| end < deadline);
+            if retries > inner.retries || !in_time {
                 // What a server said tells more than that the deadline cut the last try short.
                 let error = said.filter(|_| error.kind() == Kind::TimedOut).unwrap_or(error);
                 // A server that refuses our certificate may end a connection before it can be told why (TLS 1.3: once the

@@ -137,7 +137,7 @@ pub(super) fn check(
 }
 
 /// `bytes 0-99/1000` or `bytes 0-99/*`: the bytes and the size of the whole.
-fn content_range(text: &str) -> Option<(ByteRange, Option<u64>)> {
+pub(super) fn content_range(text: &str) -> Option<(ByteRange, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);

@@ -93,10 +93,10 @@ impl NextPage {
 
 /// A page as it comes: the records stay text until each is read for itself.
 #[derive(Deserialize)]
-struct RawPage<'a> {
+pub(super) struct RawPage<'a> {
     #[serde(borrow)]
-    images: Vec<&'a RawValue>,
-    next: Option<String>,
+    pub(super) images: Vec<&'a RawValue>,
+    pub(super) next: Option<String>,
 }
 
 impl Glance {

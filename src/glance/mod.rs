@@ -13,6 +13,8 @@ mod facts;
 #[cfg(test)]
 pub(crate) mod fake;
 mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod import;
 mod list;
@@ -21,6 +23,7 @@ mod negotiated;
 mod only;
 mod patch;
 mod prefer;
+mod readable;
 mod record;
 mod resolve;
 mod retry;

@@ -67,7 +67,7 @@ impl Readiness {
 /// Shows as `glancefs` in `ps` and `pgrep`; started as `/proc/self/exe` it would be `exe`.
 pub fn take_usual_name() {
     // For people only: nothing depends on it.
-    let _ = std::fs::write("/proc/self/comm", "glancefs");
+    let _ = rustix::thread::set_name(c"glancefs");
 }
 
 fn null() -> io::Result<OwnedFd> {

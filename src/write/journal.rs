@@ -225,14 +225,14 @@ impl Journal {
         Self::decode(&bytes).map(Some).map_err(|error| error.context(path.display()))
     }
 
-    fn encode(&self) -> Result<Vec<u8>> {
+    pub(super) fn encode(&self) -> Result<Vec<u8>> {
         let failed = |error| Error::new(Kind::Io, "writing a journal").with_source(error);
         let mut bytes = serde_json::to_vec_pretty(self).map_err(failed)?;
         bytes.push(b'\n');
         Ok(bytes)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let damaged = |why: &str| Error::new(Kind::Integrity, format!("the journal {why}"));
         if bytes.len() as u64 > MAX_BYTES {
             return Err(damaged("is too long"));
@@ -438,6 +438,16 @@ mod tests {
         let text = format!("{},\n{end}", GOLDEN.strip_suffix("\n}\n").unwrap());
         assert_eq!(String::from_utf8(journal.encode().unwrap()).unwrap(), text);
         assert_eq!(Journal::decode(text.as_bytes()).unwrap(), journal);
+    }
+
+    #[test]
+    fn numbers_of_metadata_come_back_as_they_were() {
+        let text = GOLDEN.replace(
+            "\n}\n",
+            ",\n  \"metadata\": {\"record\": {\"n\": 4750046666666666666666666666.9281}}\n}\n",
+        );
+        let journal = Journal::decode(text.as_bytes()).unwrap();
+        assert_eq!(Journal::decode(&journal.encode().unwrap()).unwrap(), journal);
     }
 
     #[test]

@@ -29,6 +29,8 @@ mod draft;
 #[cfg(test)]
 mod fake;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod journal;
 mod keeper;
 mod kept;

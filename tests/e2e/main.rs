@@ -35,6 +35,7 @@ mod profiles;
 mod reading;
 mod references;
 mod scale;
+mod secrets;
 mod status;
 mod stores;
 mod stream_upload;

@@ -3,6 +3,7 @@
 mod downloads;
 mod lists;
 mod records;
+mod redirects;
 mod requests;
 mod script;
 mod streamed;

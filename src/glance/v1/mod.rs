@@ -5,6 +5,7 @@
 //! know: `is_public` is `visibility`, properties stand beside attributes. What v1 cannot say (tags, `os_hidden`, keys
 //! with capitals) is refused, never changed into something else.
 
+pub(super) mod fuzzing;
 mod headers;
 mod list;
 mod members;

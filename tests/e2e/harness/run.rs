@@ -23,7 +23,9 @@ awk -v root="$root/" 'index($2, root) == 1 { print $2 }' /proc/self/mounts | sor
 done
 # Daemons that lost their mount end by themselves; one that hangs is known by its command line.
 for pid in $(grep -lzF -e "$root/" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3); do
-  if [ "$(readlink "/proc/$pid/exe")" = "$program" ]; then
+  # Which file it runs is told to root only, its name to everybody.
+  runs=$(readlink "/proc/$pid/exe") || runs=$(cat "/proc/$pid/comm")
+  if [ "$runs" = "$program" ] || [ "$runs" = glancefs ]; then
     for _ in $(seq 20); do [ -e "/proc/$pid/fd" ] || break; sleep 0.05; done
     kill -KILL "$pid" 2>/dev/null
   fi
