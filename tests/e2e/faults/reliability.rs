@@ -45,7 +45,11 @@ fn section() -> String {
     let cells = Cell::all(&Operation::ALL);
     let run = cells.iter().filter(|cell| is_run(cell)).count();
     let (all, apart) = (cells.len(), cells.len() - run);
-    let _ = writeln!(text, "\n{all} cases, once and for good: {run} are run, {apart} cannot happen.\n");
+    let _ = writeln!(
+        text,
+        "\n{all} cases, once and for good: {run} can be run, {apart} cannot happen. `scripts/test --long` runs all, \
+         `scripts/test` one of seven.\n"
+    );
     for changes in [false, true] {
         let operations: Vec<_> = Operation::ALL.into_iter().filter(|op| op.changes() == changes).collect();
         let test = test(operations[0]);
