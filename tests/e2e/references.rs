@@ -120,10 +120,10 @@ fn the_mount_of_one_image_follows_renames_and_the_end_of_the_image() {
     let mount = mounted(cloud.variables(None), &format!("--metadata-ttl 1s --allow-delete :{id}"));
     cloud.set(&id, "name", json!("followed.raw"));
     eventually("the new name", || mount.names() == ["followed.raw"]);
-    sh!("mv {mount}/followed.raw {mount}/moved.raw");
-    assert_eq!(cloud.record(&id)["name"], "moved.raw");
-    assert_eq!(mount.names(), ["moved.raw"]);
-    let held = std::fs::File::open(mount.path("moved.raw")).unwrap();
+    sh!("mv {mount}/followed.raw {mount}/moved-alone.raw");
+    assert_eq!(cloud.record(&id)["name"], "moved-alone.raw");
+    assert_eq!(mount.names(), ["moved-alone.raw"]);
+    let held = std::fs::File::open(mount.path("moved-alone.raw")).unwrap();
     cloud.delete(&id);
     eventually("it is gone", || mount.names().is_empty());
     let error = std::os::unix::fs::FileExt::read_at(&held, &mut [0; 4096], 1_900_000).unwrap_err();

@@ -158,13 +158,15 @@ fn a_dead_server_blocks_neither_lists_nor_what_is_cached_nor_umount() {
 #[test]
 fn an_image_whose_data_do_not_come_blocks_no_other() {
     let cloud = Cloud::open();
-    let stuck = cloud.image("stuck.raw", &pattern(725, 32 * MIB));
+    let stuck = cloud.image("never-comes.raw", &pattern(725, 32 * MIB));
     let content = pattern(726, 4 * MIB);
     cloud.image("flows.raw", &content);
     let (proxy, mount) = behind_a_proxy("");
     proxy.add(Rule::new("GET", format!("/v2/images/{stuck}/file"), Fault::BlackHole));
     let readers: Vec<_> = (0..12)
-        .map(|at| background(&format!("exec dd if={mount}/stuck.raw of=/dev/null bs=64K skip={}", at * 40)))
+        .map(|at| {
+            background(&format!("exec dd if={mount}/never-comes.raw of=/dev/null bs=64K skip={}", at * 40))
+        })
         .collect();
     eventually("they wait", || proxy.take_seen().iter().any(|seen| seen.spoiled));
     std::thread::sleep(Duration::from_secs(1));
