@@ -442,10 +442,9 @@ mod tests {
 
     #[test]
     fn numbers_of_metadata_come_back_as_they_were() {
-        let text = GOLDEN.replace(
-            "\n}\n",
-            ",\n  \"metadata\": {\"record\": {\"n\": 4750046666666666666666666666.9281}}\n}\n",
-        );
+        let number = format!("475004{}928", "6".repeat(99));
+        let end = format!(",\n  \"metadata\": {{\"record\": {{\"n\": {number}}}}}\n}}\n");
+        let text = GOLDEN.replace("\n}\n", &end);
         let journal = Journal::decode(text.as_bytes()).unwrap();
         assert_eq!(Journal::decode(&journal.encode().unwrap()).unwrap(), journal);
     }
