@@ -260,7 +260,8 @@ impl Journal {
 pub(super) struct JournalFile {
     folder: Arc<Folder>,
     id: DraftId,
-    writing: Mutex<()>,
+    /// Whether data and journal were removed; held by who writes.
+    removed: Mutex<bool>,
     /// All bytes of the data file are on the disk: whatever journal is stored says so.
     is_synced: AtomicBool,
     /// The journal that is there is on the disk: only one that is, too, may take its place.
@@ -271,7 +272,7 @@ impl JournalFile {
     /// That of a new draft, which has none yet.
     pub(super) fn new(folder: Arc<Folder>, id: DraftId) -> Self {
         let (is_synced, is_durable) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { folder, id, writing: Mutex::new(()), is_synced, is_durable }
+        Self { folder, id, removed: Mutex::new(false), is_synced, is_durable }
     }
 
     /// That of a draft which somebody may rely on.
@@ -284,7 +285,8 @@ impl JournalFile {
         self.id
     }
 
-    /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it. After a power cut
+    /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it. Once it was removed
+    /// there is nothing to store any more: who failed and who gave up the file may come at the same time. After a power cut
     /// there is this one or, unless it is durable, the one before it: file systems may keep the name of a new file
     /// without its bytes, and then nobody would know of a record. Blocks on the disk.
     pub(super) fn store(
@@ -292,8 +294,8 @@ impl JournalFile {
         durability: Durability,
         current: impl FnOnce() -> Option<Journal>,
     ) -> Result<()> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut journal) = current() else { return Ok(()) };
+        let removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut journal) = current().filter(|_| !*removed) else { return Ok(()) };
         if self.is_synced.load(Ordering::Relaxed) {
             journal.unsynced = None;
         }
@@ -329,8 +331,9 @@ impl JournalFile {
 
     /// Removes the draft's data and journal.
     pub(super) fn remove(&self) {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
         self.folder.remove(self.id);
+        *removed = true;
     }
 }
 
@@ -473,6 +476,16 @@ mod tests {
             Folder::open(&SpoolConfig { dir: dir.into(), size: None, keep_failed: std::time::Duration::MAX })
                 .unwrap();
         JournalFile::new(Arc::new(folder), DraftId::generate())
+    }
+
+    #[test]
+    fn a_journal_that_was_removed_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = journal_file(dir.path());
+        file.store(Durability::Relaxed, || Some(golden())).unwrap();
+        file.remove();
+        file.store(Durability::Durable, || Some(golden())).unwrap();
+        assert_eq!(Journal::load(&file.folder, file.id).unwrap(), None);
     }
 
     #[test]

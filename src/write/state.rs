@@ -153,11 +153,12 @@ impl Inner {
 
     /// Ends the draft for good: at once, or as soon as the commit under way has failed.
     pub(super) fn end(&self, ending: Ending) {
-        if let Some(stream) = &self.stream {
-            stream.cut();
-        }
         let (journal, spool) = {
             let mut state = self.lock();
+            // With the state held: an upload that fails by it must find what the end wants.
+            if let Some(stream) = &self.stream {
+                stream.cut();
+            }
             match &state.phase {
                 Phase::Open => {}
                 Phase::Committing(commit) => {
