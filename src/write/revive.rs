@@ -2,7 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::{Instant, sleep};
 
 use super::aftermath::{Settled, is_ours, keep_as_image, settle};
 use super::folder::DraftId;
@@ -14,6 +16,13 @@ use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::units::ImageId;
+
+/// How long an upload that somebody holds is waited for: the next mount after a crash asks Glance for its record and deletes
+/// it, which takes well below a second, and whoever reads its message meanwhile does what the message says.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// Between looks whether it is free.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What came of [`Uploads::take_up`].
 #[derive(Debug)]
@@ -126,17 +135,24 @@ impl Uploads {
         let unknown =
             || Error::new(Kind::NotFound, "there is no such upload here: glancefs uploads lists them");
         let id = DraftId::parse(id).ok_or_else(unknown)?;
-        let folder = Arc::clone(&self.shared.folder);
-        blocking(move || {
-            if let Some(leftover) = examine(&folder, id) {
-                return Ok(leftover);
+        // With time left for the rest.
+        let until = Instant::now() + SETTLING.min(self.shared.pace.timeout / 2);
+        loop {
+            let folder = Arc::clone(&self.shared.folder);
+            let found = blocking(move || {
+                if let Some(leftover) = examine(&folder, id) {
+                    return Ok(leftover);
+                }
+                Err(match Spool::open(folder, id) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => unknown(),
+                    _ => Error::new(Kind::Busy, "it is being written or uploaded: end the program that does"),
+                })
+            });
+            match found.await {
+                Err(error) if error.kind() == Kind::Busy && Instant::now() < until => sleep(LOOK).await,
+                found => return found,
             }
-            Err(match Spool::open(folder, id) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => unknown(),
-                _ => Error::new(Kind::Busy, "it is being written or uploaded: end the program that does"),
-            })
-        })
-        .await
+        }
     }
 
     fn new_journal(&self, name: &str) -> Journal {
@@ -185,6 +201,21 @@ mod tests {
         draft.commit().await.unwrap_err();
         drop(draft);
         uploads.reports().unwrap().uploads[0].id.clone()
+    }
+
+    #[tokio::test]
+    async fn what_a_mount_is_about_to_settle_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let glance = FakeGlance::default();
+        let uploads = glance.uploads(dir.path());
+        let id = failed(&glance, &uploads, intent("new")).await;
+        let held = Spool::open(Arc::clone(&uploads.shared.folder), DraftId::parse(&id).unwrap()).unwrap();
+        assert!(held.try_lock());
+        let taken = tokio::join!(uploads.take_up(&id, None), async {
+            sleep(3 * LOOK).await;
+            drop(held);
+        });
+        assert!(matches!(taken.0, Ok(TakenUp::Draft { .. })), "{taken:?}");
     }
 
     fn draft(taken_up: TakenUp) -> Arc<Draft> {
