@@ -1,7 +1,7 @@
 //! What lies in the spool, taken up again: uploaded once more, or thrown away.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep};
@@ -17,8 +17,9 @@ use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::units::ImageId;
 
-/// How long an upload that somebody holds is waited for: the next mount after a crash asks Glance for its record and deletes
-/// it, which takes well below a second, and whoever reads its message meanwhile does what the message says.
+/// How long an upload is waited for that is held and not by a program of this mount: the next mount after a crash asks Glance
+/// for its record and deletes it, which takes well below a second, and whoever reads its message meanwhile does what the
+/// message says.
 const SETTLING: Duration = Duration::from_secs(3);
 
 /// Between looks whether it is free.
@@ -149,10 +150,19 @@ impl Uploads {
                 })
             });
             match found.await {
-                Err(error) if error.kind() == Kind::Busy && Instant::now() < until => sleep(LOOK).await,
+                Err(error) if error.kind() == Kind::Busy && Instant::now() < until && !self.runs(id) => {
+                    sleep(LOOK).await;
+                }
                 found => return found,
             }
         }
+    }
+
+    /// A program of this mount writes it, or it is on its way: it is not about to be free.
+    fn runs(&self, id: DraftId) -> bool {
+        // The lock of the drafts is given back before that of the one is taken.
+        let draft = self.shared.live().get(&id).and_then(Weak::upgrade);
+        draft.is_some_and(|draft| draft.lock().runs())
     }
 
     fn new_journal(&self, name: &str) -> Journal {
@@ -216,6 +226,35 @@ mod tests {
             drop(held);
         });
         assert!(matches!(taken.0, Ok(TakenUp::Draft { .. })), "{taken:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_writes_or_uploads_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let glance = FakeGlance::default();
+        let uploads = glance.uploads(dir.path());
+        let draft = uploads.draft(intent("running")).unwrap();
+        draft.write(0, b"data").unwrap();
+        let id = uploads.reports().unwrap().uploads[0].id.clone();
+        let refused = async || {
+            // The clock stands unless somebody waits for it.
+            tokio::time::pause();
+            let before = Instant::now();
+            assert_eq!(uploads.take_up(&id, None).await.unwrap_err().kind(), Kind::Busy);
+            assert_eq!(before.elapsed(), Duration::ZERO);
+            tokio::time::resume();
+        };
+        refused().await;
+        glance.will(&[Fault::Hang]);
+        let committing = tokio::spawn({
+            let draft = Arc::clone(&draft);
+            async move { draft.commit().await }
+        });
+        while draft.upload_progress() == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        refused().await;
+        committing.abort();
     }
 
     fn draft(taken_up: TakenUp) -> Arc<Draft> {

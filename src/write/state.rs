@@ -79,6 +79,15 @@ impl State {
         }
     }
 
+    /// A program writes it, or its upload is under way.
+    pub(super) fn runs(&self) -> bool {
+        match self.phase {
+            Phase::Open => self.journal.failure.is_none(),
+            Phase::Committing(_) => true,
+            Phase::Committed(_) | Phase::Closed => false,
+        }
+    }
+
     /// Damage in several places counts as damage of all between them.
     pub(super) fn add_damage(&mut self, range: ByteRange, error: &Error) {
         let range = match &self.damage {
