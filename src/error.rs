@@ -44,7 +44,7 @@ pub enum Kind {
     /// What a filesystem may not do here: image data are immutable, a record is protected,
     /// or an option such as `--allow-delete` is missing.
     NotPermitted,
-    /// The mount, the token or the store is read-only.
+    /// The mount, the token, the store or a local disk is read-only.
     ReadOnly,
     /// The image is in a status that excludes this now (saving, importing, in use).
     Busy,
@@ -72,7 +72,7 @@ pub enum Kind {
     RangeUnsupported,
     /// No server answered: refused, reset, DNS, broken TLS.
     Unreachable,
-    /// The certificate that the server shows is not to be trusted: only a person can change that.
+    /// The certificate that the server shows is not to be trusted, or it does not trust ours: only a person can change that.
     Untrusted,
     /// The deadline passed.
     TimedOut,
@@ -142,10 +142,11 @@ impl Error {
         self.unasked
     }
 
-    /// A local file operation that failed while doing `what`; a full disk keeps its own kind.
+    /// A local file operation that failed while doing `what`; full and read-only disks keep their own kinds.
     pub fn io(what: impl Into<Cow<'static, str>>, error: std::io::Error) -> Self {
         let kind = match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::NoSpace,
+            std::io::ErrorKind::ReadOnlyFilesystem => Kind::ReadOnly,
             _ => Kind::Io,
         };
         Self::new(kind, what).with_source(error)
@@ -212,8 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_keeps_its_own_kind() {
-        let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
-        assert_eq!(Error::io("spooling", full).kind(), Kind::NoSpace);
+    fn full_and_read_only_disks_keep_their_own_kinds() {
+        for (errno, kind) in [
+            (libc::ENOSPC, Kind::NoSpace),
+            (libc::EDQUOT, Kind::NoSpace),
+            (libc::EROFS, Kind::ReadOnly),
+            (libc::EIO, Kind::Io),
+        ] {
+            assert_eq!(Error::io("spooling", std::io::Error::from_raw_os_error(errno)).kind(), kind);
+        }
     }
 }

@@ -4,9 +4,10 @@
 //! `cli → client` for the commands that work on a mount from outside, `cli → manage → glance` for those that
 //! work on the cloud, and
 //! `cli → mount → fuse → fs → { read → cache → source, write, catalog } → glance → auth`,
-//! with `config`, `units`, `budget`, `metrics`, `blocking`, `private_folder`, `ioctl`, `reference`, `format`, `signature` and `error` as leaves
-//! that all may use.
+//! with `config`, `units`, `budget`, `allocator`, `metrics`, `blocking`, `private_folder`, `ioctl`, `reference`, `format`,
+//! `signature` and `error` as leaves that all may use.
 
+pub mod allocator;
 pub mod auth;
 pub mod blocking;
 pub mod budget;

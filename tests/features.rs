@@ -119,6 +119,19 @@ fn each_test_that_is_named_exists() {
 }
 
 #[test]
+fn each_test_that_reliability_names_exists() {
+    let text = fs::read_to_string(project().join("docs/reliability.md")).unwrap();
+    let named = text.split('`').filter(|word| {
+        ["lib::", "e2e::", "servers::"].iter().any(|target| word.starts_with(target)) && !word.contains(' ')
+    });
+    let there = |test: &str| {
+        place(test).is_some_and(|(file, name)| has_test(&fs::read_to_string(file).unwrap(), name))
+    };
+    let missing: Vec<_> = named.filter(|test| !there(test)).collect();
+    assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
+}
+
+#[test]
 fn the_readme_names_what_is_not_here() {
     let readme = fs::read_to_string(project().join("README.md")).unwrap();
     let (_, limits) = readme.split_once("\n## Limits\n").unwrap();

@@ -29,6 +29,7 @@ const LEAVES: &[&str] = &[
     "config",
     "units",
     "budget",
+    "allocator",
     "metrics",
     "blocking",
     "private_folder",

@@ -1,12 +1,12 @@
 //! Which cloud: clouds.yaml and secure.yaml as every OpenStack client finds them, or the `OS_*` variables.
 //!
-//! `openstack_sdk` reads and merges the files. What it leaves out is done here: `OS_CLIENT_CONFIG_FILE` and
+//! `openstack_sdk_core` reads and merges the files. What it leaves out is done here: `OS_CLIENT_CONFIG_FILE` and
 //! `OS_CLIENT_SECURE_FILE`, empty variables (openrc files set them), the old `OS_TENANT_*` names, the default
 //! domain, and guessing the login method from what was given.
 
 use std::path::{Path, PathBuf};
 
-use openstack_sdk::config::{
+use openstack_sdk_core::config::{
     CloudConfig, ConfigFile, find_clouds_file, find_config_files_specified_in_env, find_secure_file,
     find_vendor_file,
 };
@@ -149,7 +149,7 @@ fn read_files(cloud: &str, paths: &[impl AsRef<Path>]) -> Result<CloudConfig> {
     }
 }
 
-/// Brings a description into the form that the SDK's login expects.
+/// Brings a description into the form that `login` expects.
 fn tidy(config: &mut CloudConfig) -> Result<()> {
     let option = |name: &str| {
         let value = config.options.get(name)?.clone().into_string().ok()?;
@@ -166,7 +166,7 @@ fn tidy(config: &mut CloudConfig) -> Result<()> {
     if let Some(fields) = fields.as_object_mut() {
         fields.retain(|_, value| value.as_str().is_none_or(|text| !text.is_empty()));
     }
-    let mut auth: openstack_sdk::config::Auth = serde_json::from_value(fields)
+    let mut auth: openstack_sdk_core::config::Auth = serde_json::from_value(fields)
         .map_err(|_| Error::new(Kind::Config, "the description of the cloud"))?;
 
     auth.project_name = auth.project_name.or(tenant_name);

@@ -1,35 +1,19 @@
-//! Logging in to Keystone v3, through `openstack_sdk`: the library of the field, used for this and nothing else.
+//! A cloud with Keystone v3: whom to log in as, and where its Glance is.
 //!
-//! Every renewal is a whole new login. The SDK's own renewal exchanges the old token for a new one, and Keystone
-//! gives that the old one's expiry; and its session would keep tokens on disk unless told not to.
+//! Every renewal is a whole new login: exchanging the old token for a new one would keep the old one's expiry.
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use openstack_sdk::api::ApiError;
-use openstack_sdk::config::CloudConfig;
-use openstack_sdk::{AsyncOpenStack, AuthError, OpenStackError};
-use secrecy::ExposeSecret;
-use tracing::instrument::WithSubscriber;
-use tracing::subscriber::NoSubscriber;
+use openstack_sdk_core::config::CloudConfig;
 
-use super::app_credential;
 use super::clouds::Origin;
-use super::endpoint::{CatalogueEntry, choose_image_endpoint, interface_name, parse_endpoint};
+use super::endpoint::{choose_image_endpoint, interface_name, parse_endpoint};
 use super::last_login::{Description, Facts};
+use super::login::{Login, login};
 use super::renewal::{Session, TokenSource};
-use super::tls::{Tls, distrust};
-use super::token::Token;
+use super::tls::Tls;
 use crate::error::{Error, Kind, Result};
-
-/// What a login gives, before an endpoint is chosen.
-pub(super) struct Login {
-    pub token: Token,
-    pub project_id: Option<String>,
-    /// From the moment it was issued; both times are Keystone's, so a wrong clock here does no harm.
-    pub lifetime: Option<Duration>,
-    pub catalogue: Vec<CatalogueEntry>,
-}
 
 /// A cloud described by clouds.yaml or by `OS_*`.
 pub(super) struct Keystone {
@@ -55,7 +39,6 @@ impl Keystone {
         timeout: Duration,
     ) -> Result<Self> {
         check(&config)?;
-        tls.check_for_sdk()?;
         let config = tokio::sync::Mutex::new(config);
         Ok(Self { origin, config, region, interface, endpoint_given, tls, timeout })
     }
@@ -86,13 +69,7 @@ impl Keystone {
     async fn login_with(&self, config: &CloudConfig) -> Result<Session> {
         let auth = config.auth.as_ref();
         let url = auth.and_then(|auth| auth.auth_url.clone()).unwrap_or_default();
-        let by_name = config.auth_type.as_deref() == Some("v3applicationcredential")
-            && auth.is_some_and(|auth| auth.application_credential_id.is_none());
-        let login = if by_name {
-            app_credential::login(config, &self.tls, self.timeout).await
-        } else {
-            self.sdk_login(config).await
-        };
+        let login = login(config, &self.tls, self.timeout).await;
         let login = login.map_err(|error| self.explain(error, config, &url))?;
         let endpoint = if self.endpoint_given { None } else { Some(self.image_endpoint(config, &login)?) };
         Ok(Session {
@@ -149,83 +126,6 @@ impl Keystone {
                 .with("interface", Some(self.interface(config)))
                 .with("endpoint_override", endpoint_override(config).as_deref()),
         )
-    }
-
-    async fn sdk_login(&self, config: &CloudConfig) -> Result<Login> {
-        // The published SDK leaves this plugin to a linker that drops it (its build script generates no anchors).
-        std::hint::black_box(&openstack_sdk_auth_applicationcredential::ANCHOR);
-        let mut config = config.clone();
-        // The endpoint is chosen here, not by the SDK; and when its catalogue has no Keystone for this region and
-        // interface, it logs in at a wrong address or does not return at all.
-        config.region_name = None;
-        config.interface = None;
-        config
-            .options
-            .retain(|name, _| !name.ends_with("_endpoint_override") || name.starts_with("identity"));
-        self.tls.apply(&mut config);
-        let connect = AsyncOpenStack::builder(&config)
-            .disable_auth_cache(true)
-            .http_timeout(self.timeout)
-            .connect()
-            // It logs whole requests, at levels that operators do switch on. Errors come back to us anyway.
-            .with_subscriber(NoSubscriber::default());
-        let session = match tokio::time::timeout(self.timeout, Box::pin(connect)).await {
-            Ok(Ok(session)) => session,
-            Ok(Err(error @ OpenStackError::Discovery { .. })) => {
-                return Err(self.probe(&config, error).await);
-            }
-            Ok(Err(error)) => return Err(sdk_error(error)),
-            Err(_) => return Err(Error::new(Kind::TimedOut, "no answer")),
-        };
-        let (Some(token), Some(info)) = (session.get_auth_token(), session.get_auth_info()) else {
-            return Err(Error::new(Kind::ServerError, "the login gave no token"));
-        };
-        let info = info.token;
-        let lifetime = info.issued_at.and_then(|issued| (info.expires_at - issued).to_std().ok());
-        let catalogue = info.catalog.into_iter().flatten().flat_map(|service| {
-            let service_type = service.service_type;
-            service.endpoints.into_iter().map(move |endpoint| CatalogueEntry {
-                service_type: service_type.clone(),
-                region: endpoint.region,
-                interface: endpoint.interface,
-                url: endpoint.url,
-            })
-        });
-        Ok(Login {
-            token: Token::new(token),
-            project_id: info.project.and_then(|project| project.id),
-            lifetime,
-            catalogue: catalogue.collect(),
-        })
-    }
-
-    /// The SDK's discovery error does not tell a refused connection from a bad certificate or a wrong address:
-    /// one request of our own does.
-    async fn probe(&self, config: &CloudConfig, error: OpenStackError) -> Error {
-        let url = config.auth.as_ref().and_then(|auth| auth.auth_url.clone()).unwrap_or_default();
-        let client = match self.tls.client_builder().and_then(|builder| {
-            builder
-                .timeout(self.timeout)
-                .build()
-                .map_err(|error| Error::new(Kind::Config, "cannot set up TLS").with_source(error))
-        }) {
-            Ok(client) => client,
-            Err(error) => return error,
-        };
-        match client.get(&url).send().await {
-            Err(error) => transport_error(error),
-            Ok(answer) if answer.status().is_server_error() => {
-                Error::new(Kind::ServerError, format!("it answers HTTP {}", answer.status().as_u16()))
-            }
-            Ok(answer) => Error::new(
-                Kind::Config,
-                format!(
-                    "what answers there (HTTP {}) is no Keystone v3: check OS_AUTH_URL",
-                    answer.status().as_u16()
-                ),
-            )
-            .with_source(error),
-        }
     }
 
     /// Names the server, and the cure where a person has one.
@@ -311,58 +211,10 @@ fn same_credentials(a: &CloudConfig, b: &CloudConfig) -> bool {
     a.auth_type == b.auth_type && serde_json::to_value(&a.auth).ok() == serde_json::to_value(&b.auth).ok()
 }
 
-/// What an HTTP status of Keystone's login means. A revoked application credential is a 404.
-pub(super) fn login_error(status: u32, message: &str) -> Error {
-    let kind = match status {
-        401 | 403 | 404 => Kind::NotAuthenticated,
-        400 => Kind::Config,
-        _ => Kind::ServerError,
-    };
-    let said: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
-    Error::new(kind, format!("the credentials were refused (HTTP {status}: {said})"))
-}
-
-/// A request to Keystone that got no answer.
-pub(super) fn transport_error(error: reqwest::Error) -> Error {
-    let (kind, what) = match distrust(&error) {
-        Some(why) => (Kind::Untrusted, why),
-        None if error.is_timeout() => (Kind::TimedOut, "no answer"),
-        None => (Kind::Unreachable, "no answer"),
-    };
-    Error::new(kind, what).with_source(error.without_url())
-}
-
-fn sdk_error(error: OpenStackError) -> Error {
-    match error {
-        OpenStackError::AuthError { source: AuthError::Identity(said) } => {
-            login_error(said.code, &said.message)
-        }
-        OpenStackError::AuthError { source: AuthError::UnknownAuth { code, message } } => {
-            login_error(code.into(), message.as_deref().unwrap_or("no message"))
-        }
-        OpenStackError::AuthError { source: AuthError::Reqwest { source } }
-        | OpenStackError::Communication { source } => transport_error(source),
-        // It found versions of something, none of them Keystone's.
-        OpenStackError::Api { source: source @ ApiError::Catalog { .. } } => {
-            Error::new(Kind::Config, "what answers there is no Keystone v3: check OS_AUTH_URL")
-                .with_source(source)
-        }
-        OpenStackError::Api { .. } | OpenStackError::Json { .. } | OpenStackError::DataType { .. } => {
-            Error::new(Kind::ServerError, "an answer that Keystone v3 does not give").with_source(error)
-        }
-        error => Error::new(Kind::Config, "cannot log in").with_source(error),
-    }
-}
-
 impl std::fmt::Debug for Keystone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Keystone").field("origin", &self.origin).finish_non_exhaustive()
     }
-}
-
-/// The secret of an application credential, for the one place that must put it into a request.
-pub(super) fn exposed(secret: Option<&secrecy::SecretString>) -> &str {
-    secret.map(|secret| secret.expose_secret()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -406,8 +258,10 @@ clouds:
         let config = origin.read().unwrap();
         let http = HttpConfig {
             timeout: Duration::from_secs(1),
+            hard: false,
             retries: 3,
             ca_cert: None,
+            client_cert: None,
             insecure: false,
             max_connections: 1,
         };

@@ -1,6 +1,6 @@
 //! Who we are to the cloud: a token and the addresses of Glance, renewed when needed.
 //!
-//! `clouds` finds out what to log in with, `keystone` (and `app_credential`, `command`) logs in, `renewal` decides
+//! `clouds` finds out what to log in with, `keystone` with `login` (or `command`) logs in, `renewal` decides
 //! when, `last_login` keeps what a mount needs to begin without one, `endpoint` says where Glance is, and `tls` whom
 //! to trust. Tokens live in memory only, in a type that cannot be printed.
 
@@ -13,19 +13,19 @@ use crate::blocking::blocking;
 use crate::config::{AuthConfig, AuthMethod, HttpConfig};
 use crate::error::{Error, Kind, Result};
 
-mod app_credential;
 mod clouds;
 mod command;
 mod endpoint;
 mod keystone;
 mod last_login;
+mod login;
 mod renewal;
 mod tls;
 mod token;
 
 pub use endpoint::parse_endpoint;
 pub use last_login::LastLogins;
-pub use tls::distrust;
+pub use tls::{Distrust, distrust};
 pub use token::{Credential, Token};
 
 use clouds::Origin;
@@ -207,8 +207,13 @@ impl Auth {
     }
 
     /// The beginning of an HTTP client that trusts whom this cloud's description says.
-    pub(crate) fn client_builder(&self) -> Result<reqwest::ClientBuilder> {
+    pub(crate) fn client_builder(&self) -> reqwest::ClientBuilder {
         self.inner.tls.client_builder()
+    }
+
+    /// The same for servers that are not of this cloud.
+    pub(crate) fn stranger_builder(&self) -> reqwest::ClientBuilder {
+        self.inner.tls.stranger_builder()
     }
 }
 
@@ -238,7 +243,7 @@ fn required(endpoints: Vec<Url>) -> Result<Vec<Url>> {
     Ok(endpoints)
 }
 
-async fn load_tls(http: &HttpConfig, cloud: Option<openstack_sdk::config::CloudConfig>) -> Result<Tls> {
+async fn load_tls(http: &HttpConfig, cloud: Option<openstack_sdk_core::config::CloudConfig>) -> Result<Tls> {
     let http = http.clone();
     blocking(move || Tls::load(&http, cloud.as_ref())).await
 }
@@ -251,8 +256,10 @@ mod tests {
     fn http() -> HttpConfig {
         HttpConfig {
             timeout: Duration::from_secs(5),
+            hard: false,
             retries: 3,
             ca_cert: None,
+            client_cert: None,
             insecure: false,
             max_connections: 1,
         }

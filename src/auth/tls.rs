@@ -3,28 +3,29 @@
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use openstack_sdk::config::CloudConfig;
-use reqwest::{Certificate, ClientBuilder};
-use rustls::CertificateError;
+use openstack_sdk_core::config::CloudConfig;
+use reqwest::{Certificate, ClientBuilder, Identity};
+use rustls::{AlertDescription, CertificateError};
 
-use crate::config::HttpConfig;
+use crate::config::{ClientCertificate, HttpConfig};
 use crate::error::{Error, Kind, Result};
 
 /// How servers prove who they are, to Keystone's client and to Glance's.
 #[derive(Debug, Clone)]
 pub(super) struct Tls {
-    ca_file: Option<PathBuf>,
     roots: Vec<Certificate>,
     insecure: bool,
+    /// Our own certificate and its key, for servers that demand one.
+    identity: Option<Identity>,
     /// The system has CA certificates. Without any, a client that looks for them cannot be made, not even for plain HTTP.
     system_roots: bool,
 }
 
 impl Tls {
-    /// `OS_CACERT` and `OS_INSECURE` where given, else what clouds.yaml says. Reads the disk: not for the runtime.
+    /// `OS_CACERT`, `OS_CERT` and `OS_INSECURE` where given, else what clouds.yaml says. Reads the disk: not for the runtime.
     ///
     /// # Errors
-    /// `Config` when the certificate file cannot be read or holds no certificate.
+    /// `Config` when a file cannot be read or holds no certificate, or no key where one is needed.
     pub(super) fn load(http: &HttpConfig, cloud: Option<&CloudConfig>) -> Result<Self> {
         install_provider();
         let from_cloud = cloud.and_then(|cloud| cloud.cacert.as_deref()).map(expand_home);
@@ -34,65 +35,91 @@ impl Tls {
             Some(path) => read_roots(path)?,
             None => Vec::new(),
         };
+        let own = http.client_cert.clone().or_else(|| own_certificate(cloud?));
+        let identity = own.as_ref().map(read_identity).transpose()?;
         let system_roots = reqwest::Client::builder().build().is_ok();
         if !system_roots {
             tracing::warn!(
                 "no CA certificates on this system (package ca-certificates): only those given are trusted"
             );
         }
-        Ok(Self { ca_file, roots, insecure, system_roots })
+        Ok(Self { roots, insecure, identity, system_roots })
     }
 
-    /// A client that trusts the system's certificates and those given, and that never compresses.
+    /// A client that trusts the system's certificates and those given, that shows our own where there is one, and that
+    /// never compresses.
     ///
-    /// The SDK switches gzip and deflate on for every client of the program (Cargo unites the features of a crate);
-    /// asking for them would break ranged downloads.
-    pub(super) fn client_builder(&self) -> Result<ClientBuilder> {
+    /// Compression stays off whatever crate switches it on for every client of the program (Cargo unites the features of a
+    /// crate): asking for it would break ranged downloads.
+    pub(super) fn client_builder(&self) -> ClientBuilder {
+        let builder = self.stranger_builder();
+        match &self.identity {
+            Some(identity) => builder.identity(identity.clone()),
+            None => builder,
+        }
+    }
+
+    /// The same without our certificate, for servers that are not of this cloud.
+    pub(super) fn stranger_builder(&self) -> ClientBuilder {
         let builder = reqwest::Client::builder()
             .user_agent(concat!("glancefs/", env!("CARGO_PKG_VERSION")))
             .no_gzip()
             .no_deflate()
+            // Neither Keystone nor Glance redirects, and one would carry a token or a password to another place.
+            .redirect(reqwest::redirect::Policy::none())
             .tls_danger_accept_invalid_certs(self.insecure);
         let roots = self.roots.iter().cloned();
-        Ok(if self.system_roots { builder.tls_certs_merge(roots) } else { builder.tls_certs_only(roots) })
-    }
-
-    /// The SDK's client, which cannot do without the system's certificates, can be made.
-    ///
-    /// # Errors
-    /// `Config`, with the cure.
-    pub(super) fn check_for_sdk(&self) -> Result<()> {
-        if self.system_roots {
-            return Ok(());
-        }
-        let cure = "install the package ca-certificates, or name a file of certificates in SSL_CERT_FILE";
-        Err(Error::new(
-            Kind::Config,
-            format!("this system has no CA certificates, which Keystone's client needs: {cure}"),
-        ))
-    }
-
-    /// The same for the SDK's client.
-    pub(super) fn apply(&self, config: &mut CloudConfig) {
-        config.cacert = self.ca_file.as_ref().map(|path| path.display().to_string());
-        config.verify = Some(!self.insecure);
+        if self.system_roots { builder.tls_certs_merge(roots) } else { builder.tls_certs_only(roots) }
     }
 }
 
-/// What is wrong with the certificate that a server showed, and the cure; `None`: the request failed for
-/// another reason.
-pub fn distrust(error: &reqwest::Error) -> Option<&'static str> {
+/// Who does not trust whom, and the cure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distrust {
+    /// We the server.
+    Ours(&'static str),
+    /// The server us.
+    Theirs(&'static str),
+}
+
+/// What is wrong with a certificate, the server's or our own; `None`: the request failed for another reason.
+pub fn distrust(error: &reqwest::Error) -> Option<Distrust> {
     let mut cause = std::error::Error::source(error);
     while let Some(below) = cause {
         // An I/O error hides what it was made of from the chain of causes.
         let inner = below.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| below.downcast_ref());
-        if let Some(rustls::Error::InvalidCertificate(why)) = found {
-            return Some(told(why));
+        match found {
+            Some(rustls::Error::InvalidCertificate(why)) => return Some(Distrust::Ours(told(why))),
+            Some(rustls::Error::AlertReceived(alert)) => return refused(*alert).map(Distrust::Theirs),
+            _ => {}
         }
         cause = inner.map_or_else(|| below.source(), |inner| Some(inner as &dyn std::error::Error));
     }
     None
+}
+
+/// What a server finds wrong with our certificate. TLS 1.2 has no word for one that is missing.
+fn refused(alert: AlertDescription) -> Option<&'static str> {
+    use AlertDescription as Alert;
+    match alert {
+        Alert::CertificateRequired => Some(
+            "it wants a certificate of the client: name it in OS_CERT or --os-cert, and its key in OS_KEY or --os-key",
+        ),
+        Alert::CertificateExpired => Some("the certificate of the client (OS_CERT) has expired: renew it"),
+        Alert::BadCertificate
+        | Alert::UnsupportedCertificate
+        | Alert::CertificateRevoked
+        | Alert::CertificateUnknown
+        | Alert::UnknownCA
+        | Alert::AccessDenied
+        // An authority of that name is known, but not this one.
+        | Alert::DecryptError => Some(
+            "it does not accept the certificate of the client: is there one in OS_CERT or --os-cert, and of the authority \
+             that it trusts?",
+        ),
+        _ => None,
+    }
 }
 
 fn told(why: &CertificateError) -> &'static str {
@@ -115,7 +142,7 @@ fn told(why: &CertificateError) -> &'static str {
     }
 }
 
-/// rustls is built with two providers (the SDK brings `ring`) and refuses to guess between them.
+/// Explicitly: with a second provider, which any crate in the tree may bring, rustls refuses to guess.
 fn install_provider() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -134,6 +161,40 @@ fn read_roots(path: &Path) -> Result<Vec<Certificate>> {
     Ok(roots)
 }
 
+/// `cert` and `key` of clouds.yaml.
+fn own_certificate(cloud: &CloudConfig) -> Option<ClientCertificate> {
+    let path = |name: &str| {
+        let text = cloud.options.get(name)?.clone().into_string().ok()?;
+        (!text.is_empty()).then(|| expand_home(&text))
+    };
+    Some(ClientCertificate { cert: path("cert")?, key: path("key") })
+}
+
+fn read_identity(own: &ClientCertificate) -> Result<Identity> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| {
+            let message = format!("the file {} of the client's certificate cannot be read", path.display());
+            Error::new(Kind::Config, message).with_source(error)
+        })
+    };
+    let mut pem = read(&own.cert)?;
+    if let Some(key) = &own.key {
+        pem.push(b'\n');
+        pem.extend(read(key)?);
+    }
+    Identity::from_pem(&pem).map_err(|error| {
+        let files = match &own.key {
+            Some(key) => format!("{} and {} hold", own.cert.display(), key.display()),
+            None => format!("{} holds", own.cert.display()),
+        };
+        let message = format!(
+            "{files} no certificate of the client with its key: name PEM files in OS_CERT and OS_KEY (--os-cert, --os-key), \
+             the key without a password"
+        );
+        Error::new(Kind::Config, message).with_source(error)
+    })
+}
+
 fn expand_home(path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(rest), Some(home)) => Path::new(&home).join(rest),
@@ -149,8 +210,10 @@ mod tests {
     fn http(ca_cert: Option<PathBuf>) -> HttpConfig {
         HttpConfig {
             timeout: Duration::from_secs(5),
+            hard: false,
             retries: 3,
             ca_cert,
+            client_cert: None,
             insecure: false,
             max_connections: 1,
         }

@@ -9,7 +9,7 @@ use crate::source::Urgency;
 use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange, ByteRange};
 
 use super::disk::DiskImage;
-use super::disk::files::Wait;
+use super::disk::files::{Trouble, Wait};
 use super::flight::{Claim, Ticket};
 use super::hold::Waited;
 use super::image::{CachedImage, DISK_PATIENCE};
@@ -50,7 +50,7 @@ impl CachedImage {
                 return None;
             }
             let first = missing.start.0 - blocks.start.0;
-            let read = disk.read(missing, Wait::Never, &mut 0);
+            let read = disk.read(missing, Wait::Never, &mut Trouble::default());
             self.adopt_blocks(missing, read, &mut found[first as usize..]);
         }
         let bytes = assemble(range, &found)?;
@@ -166,17 +166,20 @@ impl CachedImage {
     ) -> Option<Vec<Option<Bytes>>> {
         let disk = Arc::clone(disk);
         let read = self.core().on_disk_thread(move || {
-            let mut damaged = 0;
+            let mut trouble = Trouble::default();
             let was_complete = disk.is_complete();
-            let read = disk.read(wanted, Wait::ForDisk, &mut damaged);
+            let read = disk.read(wanted, Wait::ForDisk, &mut trouble);
             if read.iter().any(Option::is_none) {
                 disk.refresh(fetch);
             }
-            (read, damaged, !was_complete && disk.is_complete())
+            (read, trouble, !was_complete && disk.is_complete())
         });
         match tokio::time::timeout(DISK_PATIENCE, read).await {
-            Ok(Some((read, damaged, completed))) => {
-                self.core().counters.damaged.add(damaged);
+            Ok(Some((read, trouble, completed))) => {
+                self.note_damage(trouble.damaged);
+                if let Some(error) = trouble.error {
+                    self.core().health.failed("reading the cache", &error);
+                }
                 if completed {
                     // By another mount; which block was its last cannot be told.
                     let seen =

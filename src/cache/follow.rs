@@ -13,7 +13,7 @@ use std::thread;
 
 use crate::units::{BlockIndex, BlockRange};
 
-use super::disk::files::{Files, Wait};
+use super::disk::files::{Files, Trouble, Wait};
 use super::identity::Digest;
 use super::image::CachedImage;
 use super::verify::Hasher;
@@ -127,7 +127,7 @@ impl Prefix {
         let blocks = BlockRange { start: hashed.next, end: BlockIndex(hashed.next.0 + here.count() as u64) };
         // Before they are read: see `written`.
         self.reached.store(blocks.end.0, Ordering::Release);
-        for block in files.read(blocks, Wait::Never, &mut 0) {
+        for block in files.read(blocks, Wait::Never, &mut Trouble::default()) {
             let Some(block) = block.filter(|_| !self.wanted.load(Ordering::Relaxed)) else { return false };
             hashed.hasher.update(&block);
             hashed.crc = crc32c::crc32c_append(hashed.crc, &crc32c::crc32c(&block).to_le_bytes());

@@ -2,7 +2,7 @@
 //!
 //! `demand` reads them, `arrival` takes what transfers bring, `fill` and `whole` bring what nobody waits for yet.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub struct CachedImage {
     state: Mutex<State>,
     pub(super) hold: Hold,
     prefix: Prefix,
+    /// A person was told that blocks on disk are damaged.
+    is_damage_told: AtomicBool,
 }
 
 #[derive(Default)]
@@ -79,6 +81,7 @@ impl CachedImage {
             state: Mutex::default(),
             hold,
             prefix: Prefix::default(),
+            is_damage_told: AtomicBool::new(false),
         }
     }
 
@@ -237,6 +240,17 @@ impl CachedImage {
         self.state().last_error = Some(error.to_string());
     }
 
+    /// So many blocks on disk did not match their checksums. Told once: a disk that flips one bit flips others.
+    pub(super) fn note_damage(&self, blocks: u64) {
+        self.core.counters.damaged.add(blocks);
+        if blocks > 0 && !self.is_damage_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                image = %self.identity.image, key = %self.key,
+                "blocks of this image in the cache are damaged, by a crash or by the disk: they are fetched again"
+            );
+        }
+    }
+
     /// True for the one who is to verify the whole.
     pub(super) fn begin_check(&self) -> bool {
         let mut state = self.state();
@@ -302,6 +316,10 @@ impl CachedImage {
                         self.hold.hold(last_block(self.identity.size));
                     }
                     Some(disk)
+                }
+                Ok(Some(Err(error))) if error.kind() == Kind::TooLarge => {
+                    tracing::warn!(image = %self.identity.image, size = self.identity.size, "{error}");
+                    None
                 }
                 Ok(Some(Err(error))) => {
                     self.core.health.failed("opening a cached image", &error);

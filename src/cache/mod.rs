@@ -18,6 +18,8 @@ mod disk;
 mod fill;
 mod flight;
 mod follow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hit;
 mod hold;
 mod identity;
@@ -40,7 +42,7 @@ use tokio::sync::{Semaphore, broadcast};
 
 use crate::budget::{Budget, memory_limit};
 use crate::config::CacheConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metrics::CacheCounters;
 use crate::source::Source;
 use crate::units::{BLOCK_SIZE, BlockRange, ImageId};
@@ -84,6 +86,25 @@ fn verifications() -> usize {
 #[derive(Clone)]
 pub struct Cache {
     core: Arc<Core>,
+}
+
+/// The disk of the cache for those who keep other things on it: they, too, leave it alone for a while after it failed,
+/// and a person is told once.
+#[derive(Clone)]
+pub struct DiskWatch {
+    core: Arc<Core>,
+}
+
+impl DiskWatch {
+    /// The disk may be used.
+    pub fn is_well(&self) -> bool {
+        self.core.health.is_well()
+    }
+
+    /// It failed while doing `what`.
+    pub fn failed(&self, what: &str, error: &Error) {
+        self.core.health.failed(what, error);
+    }
 }
 
 /// What the images of a cache share.
@@ -192,6 +213,11 @@ impl Cache {
     /// The private folder in which what logins told is kept, beside the saved lists.
     pub fn logins_folder(&self) -> PathBuf {
         self.core.folder.path().join("v1")
+    }
+
+    /// The disk that it is on.
+    pub fn disk_watch(&self) -> DiskWatch {
+        DiskWatch { core: Arc::clone(&self.core) }
     }
 
     /// Where boot profiles are kept (see `read::profile`): beside the blocks, which they outlive.

@@ -118,6 +118,22 @@ async fn the_same_identity_is_the_same_object_while_one_is_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_an_absurd_size_is_read_and_leaves_disk_and_memory_to_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let small = unhashed(1, MIB);
+    for size in [1 << 45, i64::MAX as u64] {
+        let vast = cache.image(&unhashed(2, size), FakeSource::new(2, size));
+        for range in [ByteRange::new(5 * MIB, 5 * MIB + 9), ByteRange::new(size - 9, size)] {
+            assert_eq!(read(&vast, range).await, pattern(2, range));
+        }
+    }
+    read(&cache.image(&small, FakeSource::new(1, MIB)), ByteRange::new(0, MIB)).await;
+    cache.shut_down().await;
+    assert_eq!(open(dir.path()).cached_bytes(&small), MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_disk_survives_a_remount() {
     let dir = tempfile::tempdir().unwrap();
     let id = unhashed(1, 4 * MIB);

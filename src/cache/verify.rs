@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::units::{BlockIndex, BlockRange, ImageId, hexadecimal};
 
 use super::disk::DiskImage;
-use super::disk::files::{BATCH_BLOCKS, Wait};
+use super::disk::files::{BATCH_BLOCKS, Trouble, Wait};
 use super::disk::index::Proof;
 use super::identity::{Digest, Key, Verified};
 use super::image::{CachedImage, Check};
@@ -118,7 +118,10 @@ fn check(image: &CachedImage, disk: &DiskImage) -> Result<Outcome> {
     };
     while at < all.end {
         let end = BlockIndex(all.end.0.min(at.0 + BATCH_BLOCKS));
-        for block in files.read(BlockRange { start: at, end }, Wait::ForDisk, &mut 0) {
+        let mut trouble = Trouble::default();
+        let read = files.read(BlockRange { start: at, end }, Wait::ForDisk, &mut trouble);
+        image.note_damage(trouble.damaged);
+        for block in read {
             let Some(block) = block else { return Ok(Outcome::Incomplete) };
             hasher.update(&block);
         }

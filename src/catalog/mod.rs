@@ -4,6 +4,8 @@
 //! request. A list older than its TTL is refreshed in the background when somebody uses the mount;
 //! while the servers are down the last good list stays.
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod names;
 mod records;
 mod refresh;
@@ -40,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the first answer is waited for where a saved list can stand in (`--allow-stale`): a request to servers that
 /// are away goes on for `--timeout`, and a host that starts during an outage shall have its images before.
-const STAND_IN: Duration = Duration::from_secs(10);
+pub const STAND_IN: Duration = Duration::from_secs(10);
 
 /// The list before and after a change; equal lists are not announced.
 #[derive(Debug, Clone)]
@@ -68,6 +70,8 @@ pub struct Catalog {
     refreshed: Notify,
     /// The last refresh failed: said once in the log, until one succeeds.
     failing: AtomicBool,
+    /// A record could not be read from the disk: said once in the log.
+    is_loss_told: AtomicBool,
     changes: broadcast::Sender<Changed>,
 }
 
@@ -91,6 +95,7 @@ impl Catalog {
             state: RwLock::new(State { current, listed_at: None }),
             schema: RwLock::default(),
             failing: AtomicBool::new(false),
+            is_loss_told: AtomicBool::new(false),
             changes: broadcast::Sender::new(CHANGES_KEPT),
         }
     }
@@ -171,6 +176,11 @@ impl Catalog {
         read_lock(&self.state).listed_at.is_none_or(|at| at.elapsed() >= self.config.ttl)
     }
 
+    /// Whoever uses the mount next refreshes the list.
+    pub fn expire(&self) {
+        write_lock(&self.state).listed_at = None;
+    }
+
     /// The last listing failed: what is shown is the last good one.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
@@ -192,10 +202,15 @@ impl Catalog {
         // It may have ended before this began to listen.
         if self.is_stale() {
             let waited = read_lock(&self.refresh_began).elapsed();
-            if tokio::time::timeout(PATIENCE.saturating_sub(waited), refreshed).await.is_err() {
+            if tokio::time::timeout(self.patience().saturating_sub(waited), refreshed).await.is_err() {
                 debug!("the new list takes long: showing the old one meanwhile");
             }
         }
+    }
+
+    /// Half of the deadline of a reply at most: the rest is for the reply.
+    fn patience(&self) -> Duration {
+        PATIENCE.min(self.config.timeout / 2)
     }
 
     /// Starts to refresh a stale list, unless that is under way, and does not wait.
@@ -375,10 +390,13 @@ impl Catalog {
             }
             if let Some(kept) = listed.kept.clone() {
                 let len = listed.image.record.len();
-                match blocking(move || kept.read(len)).await {
+                let lost = match blocking(move || kept.read(len)).await {
                     Ok(text) if listed.image.record.is(&text) => return Ok(text),
-                    Ok(_) => warn!(image = %image.id, "the saved record was changed: asking the server"),
-                    Err(error) => warn!(image = %image.id, %error, "asking the server for the record"),
+                    Ok(_) => Error::new(Kind::Integrity, "it was changed on disk"),
+                    Err(error) => error,
+                };
+                if !self.is_loss_told.swap(true, Ordering::Relaxed) {
+                    warn!(image = %image.id, error = %lost, "records are lost from the saved list: the server is asked for them");
                 }
             }
         }

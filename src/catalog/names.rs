@@ -26,7 +26,7 @@ const GLANCE_NAME_MAX: usize = 255;
 const SHORT_ID: usize = 8;
 
 /// Names of the root that are not images.
-const RESERVED: [&str; 2] = [".by-id", ".glancefs"];
+pub(super) const RESERVED: [&str; 2] = [".by-id", ".glancefs"];
 
 /// The file name of an image called `name`, before anything is said about others of that name.
 pub fn encode(name: &str) -> String {

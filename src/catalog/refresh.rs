@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::Snapshot;
 use super::records::Writer;
 use super::snapshot::{Edit, Listed};
+use crate::allocator;
 use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, ImageService, NextPage, Schema, Status};
@@ -29,6 +30,9 @@ const CHANGES_PAGE: u32 = 50;
 
 /// Pages of one walk before the server is taken to go in circles: 2 million images.
 const MOST_PAGES: usize = 4000;
+
+/// Images of one walk before the server is taken to invent them: they are 2 GB in memory.
+const MOST_IMAGES: usize = 2_000_000;
 
 /// How often a walk begins again because its marker was deleted meanwhile; then it fails.
 const MOST_RESTARTS: usize = 5;
@@ -51,8 +55,10 @@ pub(super) struct Found {
 }
 
 /// What one refresh leaves to the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refresher {
+    /// [`MOST_IMAGES`]; less in tests.
+    most: usize,
     /// Where records are put; none before the first walk, and when the disk does not take them.
     writer: Option<Writer>,
     /// Where the file of records shall be.
@@ -71,7 +77,16 @@ pub(super) struct Refresher {
 
 impl Refresher {
     pub(super) fn new(path: Option<PathBuf>) -> Self {
-        Self { path, ..Self::default() }
+        Self {
+            most: MOST_IMAGES,
+            writer: None,
+            path,
+            spoilt: false,
+            failing: false,
+            since_whole: 0,
+            whole_at: None,
+            latest: None,
+        }
     }
 
     /// Changes are not enough this time: the list is small, or the last walk was long ago.
@@ -111,6 +126,9 @@ impl Refresher {
             let gone: Vec<_> = gone.filter_map(|image| list.listed(&image.id)).collect();
             self.take(list, images, &mut found, None).await?;
             self.drop_all(gone, &mut found).await?;
+            if found.edits.len() > self.most {
+                break;
+            }
             // The latest come first: behind a page that refreshes have brought before there is nothing new. What
             // this mount learned by itself is known, too, and says nothing of what others did before it.
             match page.next.filter(|_| found.edits.len() > before).or(page.next_view) {
@@ -158,6 +176,9 @@ impl Refresher {
                 page => page?,
             };
             self.take(list, page.images, &mut found, Some(&mut seen)).await?;
+            if seen.len() > self.most {
+                break;
+            }
             match page.next.or(page.next_view) {
                 None => {
                     self.take_away(list, &seen, &mut found).await?;
@@ -258,7 +279,9 @@ impl Refresher {
         let put_in_place = self.writer.as_mut().map(Writer::put_in_place);
         tokio::task::spawn_blocking(move || {
             put_in_place.into_iter().for_each(|put_in_place| put_in_place());
-            give_memory_back();
+            // A walk has whole pages of records in memory, on any of our threads, and each of these would keep its
+            // megabytes until the next walk: on a list of 10,000 images that is as much as the list itself.
+            allocator::give_memory_back();
         });
     }
 
@@ -287,15 +310,6 @@ impl Refresher {
     }
 }
 
-/// Gives the kernel what the allocator holds in reserve. A walk has whole pages of records in memory, on
-/// any of our threads, and each of these would keep its megabytes until the next walk: on a list of
-/// 10,000 images that is as much as the list itself.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes no pointer and may be called by any thread at any time (malloc_trim(3)).
-    let _some = unsafe { libc::malloc_trim(0) };
-}
-
 /// In a status that no list shows.
 fn is_gone(status: &Status) -> bool {
     matches!(status, Status::Killed | Status::PendingDelete | Status::Deleted)
@@ -303,4 +317,26 @@ fn is_gone(status: &Status) -> bool {
 
 fn endless() -> Error {
     Error::new(Kind::ServerError, "the server's pages of images do not end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::glance::fake::FakeService;
+
+    #[tokio::test]
+    async fn a_server_that_invents_images_without_end_is_told_from_a_large_cloud() {
+        let service = FakeService::default();
+        (0..7).for_each(|number| drop(service.add(&number.to_string(), b"")));
+        service.state().page = 2;
+        let (list, schema) = (Snapshot::default(), Schema::default());
+        for (most, served) in [(7, true), (6, false)] {
+            let mut refresher = Refresher { most, ..Refresher::new(None) };
+            let walk = refresher.whole(&service, &list, &schema).await;
+            assert_eq!(walk.is_ok(), served, "{most}");
+            refresher.latest = Some(SystemTime::UNIX_EPOCH);
+            let changes = refresher.changes(&service, &list).await;
+            assert_eq!(changes.is_ok(), served, "{most}");
+        }
+    }
 }

@@ -5,8 +5,12 @@ use super::*;
 use crate::glance::fake::FakeService;
 
 fn catalog(service: &Arc<FakeService>, folder: &std::path::Path, allow_stale: bool) -> Arc<Catalog> {
-    let config = CatalogConfig { ttl: Duration::ZERO, allow_stale };
+    let config = CatalogConfig { ttl: Duration::ZERO, allow_stale, ..config() };
     Arc::new(Catalog::new(service.clone(), config, Some(folder.join("list"))))
+}
+
+fn config() -> CatalogConfig {
+    CatalogConfig { ttl: Duration::from_secs(3600), timeout: Duration::from_secs(60), allow_stale: false }
 }
 
 fn names(catalog: &Catalog) -> Vec<String> {
@@ -156,7 +160,7 @@ async fn of_many(count: usize) -> (Arc<FakeService>, Arc<Catalog>, tempfile::Tem
     let (service, folder) = (Arc::new(FakeService::default()), tempfile::tempdir().unwrap());
     (0..count).for_each(|number| drop(service.add(&format!("image-{number}"), b"")));
     service.state().page = 100;
-    let config = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: true };
+    let config = CatalogConfig { allow_stale: true, ..config() };
     let catalog = Arc::new(Catalog::new(service.clone(), config, Some(folder.path().join("list"))));
     catalog.start().await.unwrap();
     service.state().pages = 0;
@@ -310,6 +314,21 @@ async fn nobody_waits_for_a_walk_that_takes_long() {
     assert_eq!(names(&catalog), ["a"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_old_list_is_shown_before_the_deadline_of_the_reply() {
+    let (service, folder) = (Arc::new(FakeService::default()), tempfile::tempdir().unwrap());
+    service.add("a", b"");
+    let timeout = Duration::from_secs(2);
+    let config = CatalogConfig { ttl: Duration::ZERO, timeout, ..config() };
+    let catalog = Arc::new(Catalog::new(service.clone(), config, Some(folder.path().join("list"))));
+    catalog.start().await.unwrap();
+    service.state().stuck = true;
+    let began = tokio::time::Instant::now();
+    catalog.refresh_if_stale().await;
+    assert!(began.elapsed() < timeout, "{:?}", began.elapsed());
+    assert_eq!(names(&catalog), ["a"]);
+}
+
 #[tokio::test]
 async fn what_was_changed_shows_while_the_whole_list_is_still_walked() {
     let (service, catalog, _folder) = of_many(300).await;
@@ -359,7 +378,7 @@ async fn a_record_that_the_disk_lost_or_did_not_take_is_asked_of_the_server() {
     eventually(|| path.exists()).await;
     let len = std::fs::metadata(&path).unwrap().len();
     std::fs::write(&path, vec![b'x'; len as usize]).unwrap();
-    let config = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: false };
+    let config = config();
     let nowhere = Some(folder.path().join("no folder/list"));
     let refused = Catalog::new(service.clone(), config, nowhere);
     refused.start().await.unwrap();
@@ -385,7 +404,7 @@ async fn the_saved_list_follows_what_refreshes_find() {
     }
     eventually(|| folder.path().join("list").exists()).await;
     service.state().down = true;
-    let config = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: true };
+    let config = CatalogConfig { allow_stale: true, ..config() };
     let stale = Catalog::new(service.clone(), config, Some(folder.path().join("list")));
     stale.start().await.unwrap();
     assert_eq!(*stale.snapshot(), *catalog.snapshot());

@@ -14,8 +14,8 @@ use super::args::{
 use super::trust;
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
-    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, Config, Environment, HttpConfig, Shown,
-    SpoolConfig, Verify, Visibility, memory, paths,
+    AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, ClientCertificate, Config, Environment,
+    HttpConfig, Shown, SpoolConfig, Verify, Visibility, memory, paths,
 };
 use crate::error::{Error, Kind, Result};
 use crate::manage::Connection;
@@ -37,6 +37,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     let source = source::chosen(arguments)?;
     let auth = auth_config(&source.login, source.endpoint.as_ref(), environment)?;
     let http = http_config(&source.login, arguments.cloud.max_connections, environment)?;
+    let http = HttpConfig { hard: arguments.cloud.hard, ..http };
     let cache = cache_config(&arguments.cache, environment)?;
     let spool = spool_config(&arguments.upload, &cache.dir)?;
     let log_file = arguments.log_file.as_deref().map(paths::resolve).transpose()?;
@@ -47,9 +48,10 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     }
     let cloud = &arguments.cloud;
     in_bounds("--metadata-ttl", cloud.metadata_ttl, Duration::from_millis(100), LONGEST_TTL)?;
-    let catalog = CatalogConfig { ttl: cloud.metadata_ttl, allow_stale: cloud.allow_stale };
+    let catalog =
+        CatalogConfig { ttl: cloud.metadata_ttl, timeout: http.timeout, allow_stale: cloud.allow_stale };
     let shown = shown(cloud)?;
-    let access = access_config(&arguments.access, environment, http.timeout)?;
+    let access = access_config(&arguments.access, environment, http.patience())?;
     let trust = trust::config(&arguments.trust)?;
     let cache = CacheConfig { verify: trust.verify != Verify::None, ..cache };
     if source.image.is_some() && access.allow_overwrite {
@@ -61,6 +63,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         mountpoint,
         image: source.image,
         store: given(&arguments.upload.store),
+        prefer_stores: words(&arguments.cache.prefer_store).map(str::to_owned).collect(),
         foreground: arguments.foreground,
         log_file,
         auth,
@@ -79,7 +82,6 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
 }
 
 fn shown(cloud: &CloudArguments) -> Result<Shown> {
-    let words = cloud.visibility.iter().flat_map(|words| words.split(',')).map(str::trim);
     let known =
         [Visibility::Public, Visibility::Private, Visibility::Shared, Visibility::Community, Visibility::All];
     let visibility = |word: &str| {
@@ -91,7 +93,7 @@ fn shown(cloud: &CloudArguments) -> Result<Shown> {
         })
     };
     let mut visibilities = Vec::new();
-    for found in words.filter(|word| !word.is_empty()).map(visibility) {
+    for found in words(&cloud.visibility).map(visibility) {
         let found = found?;
         if !visibilities.contains(&found) {
             visibilities.push(found);
@@ -211,15 +213,28 @@ fn http_config(
     if !(1..=1024).contains(&max_connections) {
         return Err(wrong(format!("--max-connections {max_connections} is out of bounds: use 1 to 1024")));
     }
-    let ca_cert = match cloud.os_cacert.clone().map(|path| ("--os-cacert", path)) {
-        Some(found) => Some(found),
-        None => environment.path("OS_CACERT").map(|path| ("OS_CACERT", path)),
+    let file = |option: &'static str, given: &Option<PathBuf>, variable: &'static str| {
+        let found = match given.clone().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => Some((option, path)),
+            None => environment.path(variable).map(|path| (variable, path)),
+        };
+        found.map(|(origin, path)| readable_file(origin, &path)).transpose()
     };
-    let ca_cert = ca_cert.map(|(origin, path)| readable_file(origin, &path)).transpose()?;
+    let ca_cert = file("--os-cacert", &cloud.os_cacert, "OS_CACERT")?;
+    let key = file("--os-key", &cloud.os_key, "OS_KEY")?;
+    let client_cert = match (file("--os-cert", &cloud.os_cert, "OS_CERT")?, key) {
+        (Some(cert), key) => Some(ClientCertificate { cert, key }),
+        (None, Some(_)) => {
+            return Err(wrong("--os-key (OS_KEY) needs the certificate: name it with --os-cert or OS_CERT"));
+        }
+        (None, None) => None,
+    };
     Ok(HttpConfig {
         timeout: cloud.timeout,
+        hard: false,
         retries: cloud.retries,
         ca_cert,
+        client_cert,
         insecure: cloud.insecure || environment.switch("OS_INSECURE")?,
         max_connections,
     })
@@ -335,6 +350,11 @@ fn fuse_conf_allows_other(file: &Path) -> Result<()> {
 /// An option that was given and is not empty (`--os-cloud=""` in a script means none).
 fn given(option: &Option<String>) -> Option<String> {
     option.clone().filter(|text| !text.is_empty())
+}
+
+/// The words of an option that takes several, separated by commas.
+fn words(option: &Option<String>) -> impl Iterator<Item = &str> {
+    option.iter().flat_map(|words| words.split(',')).map(str::trim).filter(|word| !word.is_empty())
 }
 
 fn in_bounds(option: &str, value: Duration, least: Duration, most: Duration) -> Result<()> {

@@ -5,6 +5,8 @@
 //! gives 2 (clap's own).
 
 mod args;
+#[doc(hidden)]
+pub mod fuzzing;
 mod merge;
 mod named;
 mod orders;
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::client;
 use crate::config::Environment;
@@ -25,6 +28,7 @@ use crate::mount::{self, Readiness, Unmounted};
 
 /// Runs the program with these arguments and gives its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    keep_memory_private();
     let line: Vec<OsString> = arguments.into_iter().collect();
     let environment = Environment::of_process();
     let outcome = match args::Arguments::try_parse_from(&line) {
@@ -66,6 +70,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Passwords and tokens are in our memory and environment: no core file gets them, and no other process of this user
+/// reads them by ptrace(2), `/proc/<pid>/mem` or `/proc/<pid>/environ`. Root can still look.
+///
+/// The process as a whole, since a token has copies that nobody can mark or wipe: in the HTTP client's headers and
+/// buffers, and in those of the TLS library.
+fn keep_memory_private() {
+    // It refuses no value that it knows (prctl(2)).
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Each image as it was typed, and where it is; looked for one after the other.

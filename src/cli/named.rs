@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::OnMountArguments;
 use crate::catalog::names;
-use crate::client::ImagePath;
+use crate::client::{ImagePath, endpoints_of};
 use crate::error::{Error, Kind, Result};
 use crate::mount;
 use crate::reference::ImageReference;
@@ -45,7 +45,9 @@ fn find(mountpoint: &Path, reference: &ImageReference) -> Result<Option<PathBuf>
         ImageReference::Url(url) => {
             let Some(path) = by_id(mountpoint, &url.id)? else { return Ok(None) };
             let shown = ImagePath::at(&path)?.url;
-            if url.is_at(std::slice::from_ref(&shown.endpoint)) {
+            // Of several endpoints it shows the first, and any may have been copied from somewhere.
+            let also = endpoints_of(mountpoint)?;
+            if url.is_at(std::slice::from_ref(&shown.endpoint)) || url.is_at(&also) {
                 return Ok(Some(path));
             }
             let at = mountpoint.display();

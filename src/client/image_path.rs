@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::ioctl::Setter;
+use url::Url;
 
 use super::file::{is_fuse, not_taken, refused};
 use crate::error::{Error, Kind, Result};
@@ -14,7 +15,10 @@ use crate::ioctl::{LOOK, LOOK_LEN, look};
 use crate::reference::ImageUrl;
 
 /// The attribute that tells both.
-const URL: &str = "user.glance.url";
+const ADDRESS: &str = "user.glance.url";
+
+/// The attribute of a mount point with the addresses of its Glance.
+const ENDPOINTS: &str = "user.glancefs.endpoints";
 
 /// Bytes of an address that are taken: far more than any endpoint has.
 const LONGEST: usize = 8192;
@@ -59,7 +63,7 @@ impl ImagePath {
             _ => refused("cannot be found", error),
         })?;
         let not_ours = || Error::new(Kind::Invalid, "is no image on a glancefs mount");
-        let url = attribute(&path, URL)?.ok_or_else(not_ours)?;
+        let url = attribute(&path, ADDRESS)?.ok_or_else(not_ours)?;
         let folder = path.parent().ok_or_else(not_ours)?.to_owned();
         Ok(Self { url: ImageUrl::parse(&url)?, folder })
     }
@@ -78,6 +82,15 @@ impl ImagePath {
         };
         sent.map_err(not_taken)
     }
+}
+
+/// The endpoints of the Glance whose images are mounted at `mountpoint`; none when the mount does not tell.
+///
+/// # Errors
+/// The mount has ended.
+pub fn endpoints_of(mountpoint: &Path) -> Result<Vec<Url>> {
+    let told = attribute(mountpoint, ENDPOINTS)?.unwrap_or_default();
+    Ok(told.split(' ').filter_map(|text| Url::parse(text).ok()).collect())
 }
 
 /// The extended attribute `name` of `path` as text; `None` when there is none of this name.

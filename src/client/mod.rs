@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use crate::error::{Error, Result};
 
 pub use evict::evict;
-pub use image_path::ImagePath;
+pub use image_path::{ImagePath, endpoints_of};
 pub use prefetch::prefetch;
 pub use profile::{export_profile, import_profile, profile_of, set_property};
 pub use status::status;

@@ -32,6 +32,8 @@ pub struct Config {
     pub image: Option<ImageReference>,
     /// The store that uploads go to; `None`: the default one of the service.
     pub store: Option<String>,
+    /// The stores that downloads come from where they have the data and Glance lets us choose; none: Glance chooses.
+    pub prefer_stores: Vec<String>,
     /// How requests are made.
     pub http: HttpConfig,
     /// Which images are listed.
@@ -136,17 +138,39 @@ pub enum AuthMethod {
 pub struct HttpConfig {
     /// The deadline of a request (for uploads and streams: on progress). Default 60 s.
     pub timeout: Duration,
+    /// Servers that are away are waited for as long as it takes (`--hard`), but for lists: the last good one serves.
+    pub hard: bool,
     /// Tries after the first of a request that fails although servers answer (HTTP 500, 429). Refused and broken
     /// connections, timeouts and 502 to 504 are tried again until `timeout` whatever this says. Default 3, as Nova's
     /// and Cinder's `num_retries`.
     pub retries: u32,
     /// `OS_CACERT`: trust this certificate file as well.
     pub ca_cert: Option<PathBuf>,
+    /// `OS_CERT` and `OS_KEY`: show this certificate to servers that demand one.
+    pub client_cert: Option<ClientCertificate>,
     /// `OS_INSECURE`: do not check certificates.
     pub insecure: bool,
     /// Downloads of image data open at once (`source`), and as many uploads: they are counted apart, since
     /// an upload may take hours and must not keep readers waiting. Default 8.
     pub max_connections: usize,
+}
+
+impl HttpConfig {
+    /// How long servers that are away are waited for.
+    pub fn patience(&self) -> Duration {
+        // Longer than any mount; timers take it.
+        const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+        if self.hard { FOREVER } else { self.timeout }
+    }
+}
+
+/// How we prove who we are to servers that demand a certificate of their clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// A PEM file with our certificate, and those between it and the authority's.
+    pub cert: PathBuf,
+    /// The PEM file with its key; `None`: the key is in the same file.
+    pub key: Option<PathBuf>,
 }
 
 /// Which images are listed, besides being visible to the project.
@@ -192,6 +216,8 @@ impl Visibility {
 pub struct CatalogConfig {
     /// How long a listing is believed before it is fetched again. Default 60 s.
     pub ttl: Duration,
+    /// The deadline of every reply (`--timeout`): the old list is shown before it passes.
+    pub timeout: Duration,
     /// Mount with the last saved list when no server answers, and with what the last login told when Keystone does not
     /// answer either.
     pub allow_stale: bool,
@@ -247,7 +273,7 @@ pub struct AccessConfig {
     pub allow_overwrite: bool,
     /// Where the data of an image are can be read as an attribute; it may hold credentials.
     pub show_locations: bool,
-    /// How long a change of metadata may wait for its turn (`--timeout`).
+    /// How long a change of metadata may wait for its turn ([`HttpConfig::patience`]).
     pub patience: Duration,
     /// A modification time that is set is kept in a property of the image and shown.
     pub keep_times: bool,

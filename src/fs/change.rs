@@ -123,7 +123,12 @@ impl ImageFs {
 
     async fn delete(&self, image: &Image) -> Result<()> {
         match self.layers.service.delete(&image.id).await {
-            Err(error) if error.kind() != Kind::NotFound => return Err(error),
+            Err(error) if error.kind() != Kind::NotFound => {
+                // unlink(2) tells no reason.
+                warn!(%error, "an image was not deleted");
+                self.note_failure(&image.id, &error.to_string());
+                return Err(error);
+            }
             _ => {}
         }
         info!(image = %image.id, name = image.name.as_deref().unwrap_or_default(), "deleted");

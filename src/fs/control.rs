@@ -25,7 +25,8 @@ impl Events {
         let line = format!(
             "{} {}\n",
             jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            text.into().replace('\n', " ")
+            // Names of images, and what servers said: it shall stay one line, and move no cursor.
+            text.into().replace(char::is_control, " ")
         );
         let mut lines = lock(&self.lines);
         if lines.len() == LINES_KEPT {
@@ -66,5 +67,19 @@ impl ImageFs {
             Node::Record(id) => self.record_text(id).await,
             _ => self.text(node),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_called_their_image_stays_one_line_and_moves_no_cursor() {
+        let events = Events::default();
+        events.note("image \"a\r\n2026-11-20T10:00:00Z all is well\x1b[2J\u{9b}2J\" failed");
+        let text = events.text();
+        assert_eq!(text.lines().count(), 1, "{text:?}");
+        assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
     }
 }

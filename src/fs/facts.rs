@@ -3,7 +3,7 @@
 //!
 //! These attributes are not in the list of names: `getfattr -d *` and `cp -a` would cost a request a file.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -18,6 +18,8 @@ use crate::units::ImageId;
 
 /// The stores of the service, on the root directory.
 const STORES: &str = "user.glance.stores";
+/// The addresses of the service, on the root directory: those by which an image of it can be named.
+const ENDPOINTS: &str = "user.glancefs.endpoints";
 /// The address of an image at its service.
 const URL: &str = "user.glance.url";
 /// The projects an image is shared with.
@@ -34,9 +36,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// the free space each minute.
 const NO_LIMITS: Duration = Duration::from_secs(3600);
 
-/// The quota as last told, and when; `None`: it was not told.
+/// The quota as last told, shared with whoever asks for it just now.
 #[derive(Debug, Default)]
-pub(super) struct KeptUsage(Mutex<Option<(Instant, Option<Usage>)>>);
+pub(super) struct KeptUsage {
+    /// When, and what; `None`: nobody could tell.
+    told: Mutex<Option<(Instant, Option<Usage>)>>,
+    /// Held by who asks: one at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// The answer is there.
+    news: tokio::sync::Notify,
+}
 
 impl ImageFs {
     /// The attribute `name` of something that is no image.
@@ -50,6 +59,7 @@ impl ImageFs {
                 let stores: Vec<_> = stores.iter().map(crate::glance::Store::to_json).collect();
                 Ok(Value::from(stores).to_string().into_bytes())
             }
+            (Node::Root, ENDPOINTS) => Ok(self.layers.service.cloud_key().into()),
             _ => Err(absent(name)),
         }
     }
@@ -101,26 +111,38 @@ impl ImageFs {
         }
     }
 
-    /// What the project uses and may use, not older than the list may be; `None` where nobody tells.
+    /// What the project uses and may use, not older than the list may be; `None` where nobody tells. What takes longer
+    /// than [`PATIENCE`] is there for who asks next.
     pub(super) async fn quota(&self) -> Option<Usage> {
-        let kept = *lock(&self.usage.0);
-        if let Some((at, usage)) = kept
-            && at.elapsed()
-                < if usage == Some(Usage::default()) { NO_LIMITS } else { self.layers.catalog.ttl() }
-        {
+        let kept = &self.usage;
+        if let Some(usage) = self.fresh_quota() {
             return usage;
         }
-        let told = tokio::time::timeout(PATIENCE, self.layers.service.usage()).await;
-        let usage = match told {
-            Ok(Ok(usage)) => Some(usage),
-            Ok(Err(error)) => {
-                debug!(%error, "no quota is known");
-                None
-            }
-            Err(_) => None,
-        };
-        *lock(&self.usage.0) = Some((Instant::now(), usage));
-        usage
+        let mut news = std::pin::pin!(kept.news.notified());
+        news.as_mut().enable();
+        if let Ok(turn) = Arc::clone(&kept.turn).try_lock_owned() {
+            let (kept, service) = (Arc::clone(kept), Arc::clone(&self.layers.service));
+            tokio::spawn(async move {
+                let usage =
+                    service.usage().await.inspect_err(|error| debug!(%error, "no quota is known")).ok();
+                *lock(&kept.told) = Some((Instant::now(), usage));
+                kept.news.notify_waiters();
+                drop(turn);
+            });
+        }
+        // With time left for the reply.
+        let late = tokio::time::timeout(PATIENCE.min(self.access.patience / 2), news).await.is_err();
+        if late && self.fresh_quota().is_none() {
+            // Who asks meanwhile does not wait as well.
+            *lock(&kept.told) = Some((Instant::now(), None));
+        }
+        self.fresh_quota().flatten()
+    }
+
+    fn fresh_quota(&self) -> Option<Option<Usage>> {
+        let (at, usage) = (*lock(&self.usage.told))?;
+        let limit = if usage == Some(Usage::default()) { NO_LIMITS } else { self.layers.catalog.ttl() };
+        (at.elapsed() < limit).then_some(usage)
     }
 }
 

@@ -49,8 +49,10 @@ impl Fixture {
         let dynamic: Arc<dyn ImageService> = service.clone();
         let http = HttpConfig {
             timeout: Duration::from_secs(10),
+            hard: false,
             retries: 3,
             ca_cert: None,
+            client_cert: None,
             insecure: false,
             max_connections: 2,
         };
@@ -81,13 +83,18 @@ impl Fixture {
             keep_times: false,
         };
         // The list is fetched when the test says so, not when it is old.
-        let catalog = CatalogConfig { ttl: Duration::from_secs(3600), allow_stale: false };
+        let catalog = CatalogConfig {
+            ttl: Duration::from_secs(3600),
+            timeout: Duration::from_secs(60),
+            allow_stale: false,
+        };
         let catalog = Arc::new(Catalog::new(Arc::clone(&dynamic), catalog, None));
         catalog.start().await.unwrap();
         let cache = Cache::open(&cache, tokio::runtime::Handle::current()).unwrap();
         let uploads = Uploads::open(&spool, &http, dynamic.clone(), cache.clone()).unwrap();
         let sources = Sources::new(dynamic.clone(), &http);
-        let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
+        let readers =
+            Readers::new(cache.profiles_folder(), cache.disk_watch(), tokio::runtime::Handle::current());
         let layers = Layers { service: dynamic, catalog, cache, sources, readers, uploads };
         let fs = ImageFs::new(layers, access, Prefetch::Off, trust);
         Self { fs, service, folder }

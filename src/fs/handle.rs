@@ -46,7 +46,7 @@ pub(super) enum Handle {
     /// A file that is being written.
     Draft(DraftHandle),
     /// The record of an image that is being written.
-    Record(NewRecord),
+    Record(Arc<NewRecord>),
     /// A text of ours, as it was when it was opened.
     Text(Bytes),
     /// `.glancefs/uploads.json`, as it was when it was opened.

@@ -172,7 +172,12 @@ impl ImageFs {
                 Act::Remove(Removal::Property { key }) => Change::Remove { key },
                 Act::Remove(Removal::Attribute { key, value }) => Change::Set { key: key.to_owned(), value },
             };
-            self.change(&id, &[changes], &turn).await?;
+            let changes = [changes];
+            let image = self.change(&id, &changes, &turn).await?;
+            if !copying {
+                // A copy is still to be renamed by its name.
+                self.show_as_listed(&image, &changes);
+            }
             return Ok(());
         }
         Err(Error::new(Kind::Stale, "the file became another image"))

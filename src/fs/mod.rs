@@ -143,7 +143,7 @@ pub struct ImageFs {
     /// Images that were asked for by id and are not listed, and when they were shown.
     unlisted: Mutex<LruCache<ImageId, (Arc<Image>, Instant)>>,
     /// For `df`.
-    usage: KeptUsage,
+    usage: Arc<KeptUsage>,
     events: Arc<Events>,
     /// How files were opened.
     opens: OpenCounters,
@@ -181,7 +181,7 @@ impl ImageFs {
             turns: Turns::default(),
             copiers: Mutex::new(LruCache::new(COPIERS_KEPT)),
             unlisted: Mutex::new(LruCache::new(UNLISTED_KEPT)),
-            usage: KeptUsage::default(),
+            usage: Arc::default(),
             events,
             opens: OpenCounters::default(),
             way: Mutex::default(),

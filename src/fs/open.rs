@@ -65,7 +65,7 @@ impl ImageFs {
             Node::Record(id) if mode.write => {
                 self.writable()?;
                 let text = if mode.truncate { Bytes::new() } else { self.record_text(&id).await? };
-                let handle = self.handles.insert(Handle::Record(NewRecord::new(id, &text)));
+                let handle = self.handles.insert(Handle::Record(Arc::new(NewRecord::new(id, &text))));
                 return Ok(Opened { handle, direct_io: true });
             }
             Node::Record(_)

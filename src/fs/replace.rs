@@ -101,7 +101,8 @@ impl ImageFs {
             .map_err(|error| invalid("what Glance has cannot be read").with_source(error))?;
         let changes = changes(&now, wanted, &self.layers.catalog.schema())?;
         if !changes.is_empty() {
-            self.change(&new.id, &changes, &turn).await?;
+            let image = self.change(&new.id, &changes, &turn).await?;
+            self.show_as_listed(&image, &changes);
         }
         lock(&new.text).dirty = false;
         Ok(())

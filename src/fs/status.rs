@@ -133,7 +133,8 @@ impl fmt::Display for Status {
         let Transfers { open, limit, fetched_bytes } = &self.transfers;
         writeln!(f, "transfers: {open} open of at most {limit}, {} fetched", human_bytes(*fetched_bytes))?;
         for Store { name, source } in &self.stores {
-            writeln!(f, "store {name}: {source}")?;
+            // The server's word: it shall stay one line.
+            writeln!(f, "store {}: {source}", name.escape_debug())?;
         }
         writeln!(f, "uploads: {} in {}", self.uploads.uploads.len(), self.uploads.folder)?;
         writeln!(f, "cached images: {}", self.cached_images.len())?;

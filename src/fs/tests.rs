@@ -318,3 +318,15 @@ async fn a_change_waits_for_an_upload_by_others_and_then_says_busy() {
     both.await.0.unwrap();
     assert_eq!(files.service.state().records[&id]["a"], "2");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_that_takes_long_is_there_for_who_asks_next() {
+    let files = Fixture::new(false, false, false).await;
+    let limit = Some(crate::glance::Quota { usage: 7, limit: 100 });
+    let usage = crate::glance::Usage { image_size_total: limit, ..Default::default() };
+    files.service.state().usage = Some((Duration::from_secs(5), usage));
+    assert_eq!(files.fs.quota().await, None, "nobody is held up");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    files.service.state().usage = None;
+    assert_eq!(files.fs.quota().await, Some(usage));
+}

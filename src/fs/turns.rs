@@ -87,6 +87,25 @@ impl ImageFs {
         Ok(())
     }
 
+    /// Shows an image, or shows it no more, as listings do after these changes: at once, and not at the next walk.
+    pub(super) fn show_as_listed(&self, image: &Arc<Image>, changes: &[Change]) {
+        let decides = |change: &Change| matches!(change.key(), "os_hidden" | "visibility");
+        if !changes.iter().any(decides) {
+            return;
+        }
+        let listed = self.layers.catalog.snapshot().get(&image.id).is_some();
+        match (listed, self.layers.service.lists(image)) {
+            (true, false) => {
+                // Who has its id can still have it.
+                lock(&self.unlisted).put(image.id.clone(), (Arc::clone(image), std::time::Instant::now()));
+                self.layers.catalog.forget(&image.id);
+            }
+            // Whether it is ours decides, too, and that knows the server.
+            (false, true) => self.layers.catalog.expire(),
+            _ => {}
+        }
+    }
+
     /// Takes over what the server just said of an image; one that listings do not show stays out of ours.
     pub(super) fn learn(&self, image: Image) -> Arc<Image> {
         if self.layers.catalog.snapshot().get(&image.id).is_some() {

@@ -172,6 +172,14 @@ impl ImageFs {
         self.writer_of(handle).is_ok()
     }
 
+    /// Who has opened the file that is being written through the handle, if that is known.
+    pub fn opener(&self, handle: HandleId) -> Option<ThreadGroup> {
+        match &*self.handles.get(handle).ok()? {
+            Handle::Draft(DraftHandle { writer: Some(writer), .. }) => writer.facts().opener,
+            _ => None,
+        }
+    }
+
     fn writer_of(&self, handle: HandleId) -> Result<Arc<Handle>> {
         let handle = self.handles.get(handle)?;
         match &*handle {
@@ -309,27 +317,37 @@ impl ImageFs {
             if closer.killed {
                 return Ok(());
             }
-            let replaced = self.replace_record(record).await;
-            return replaced.inspect_err(|error| self.note_failure(&record.id, &error.to_string()));
+            let (fs, record) = (Arc::clone(self), Arc::clone(record));
+            let replacing = async move {
+                let replaced = fs.replace_record(&record).await;
+                replaced.inspect_err(|error| fs.note_failure(&record.id, &error.to_string()))
+            };
+            return carried_out(replacing, process).await;
         }
         let Handle::Draft(DraftHandle { file, writer: Some(writer) }) = &*handle else { return Ok(()) };
         file.failure()?;
         if !file.is_open() {
             return Ok(());
         }
-        let facts = closing::File {
-            dirty: file.draft().is_dirty(),
-            recorded: file.is_recorded(),
-            container: {
-                let draft = file.draft();
-                blocking(move || draft.is_container()).await?
-            },
+        // Only for who decides by it: a disk that fails here would have the close fail, and nothing else of the upload.
+        let container = if writer.facts().step == closing::Step::Second {
+            let draft = file.draft();
+            match blocking(move || draft.is_container()).await {
+                Ok(container) => container,
+                Err(error) => return Err(self.failed(file, error).await),
+            }
+        } else {
+            false
         };
+        let facts = closing::File { dirty: file.draft().is_dirty(), recorded: file.is_recorded(), container };
         let decision = closing::on_flush(facts, writer.facts(), closer);
         tracing::debug!(id = %file.id, ?facts, ?closer, ?decision, "flush");
         match decision {
             Decision::Nothing => Ok(()),
-            Decision::Reserve => self.reserve(file).await,
+            Decision::Reserve => {
+                let (fs, file) = (Arc::clone(self), Arc::clone(file));
+                carried_out(async move { fs.reserve(&file).await }, process).await
+            }
             Decision::WhenGone => {
                 self.settle_when_gone(Arc::clone(file), process);
                 Ok(())
@@ -520,6 +538,18 @@ async fn with_metadata(draft: Arc<Draft>, asked: Metadata) -> Result<Arc<Draft>>
         Ok(draft)
     })
     .await
+}
+
+/// Carries out a change to its end, also when the process that waits for it is killed: of half a change nobody would know.
+async fn carried_out(
+    change: impl Future<Output = Result<()>> + Send + 'static,
+    process: impl Watch,
+) -> Result<()> {
+    let interrupted = |what: &'static str| Err(Error::new(Kind::Interrupted, what));
+    tokio::select! {
+        done = tokio::spawn(change) => done.unwrap_or_else(|_| interrupted("glancefs is ending")),
+        () = process.killed() => interrupted("killed during the change"),
+    }
 }
 
 /// Removes the spool of a file that nobody wants.

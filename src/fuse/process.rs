@@ -6,6 +6,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -21,8 +23,10 @@ const PF_SIGNALED: u32 = 0x400;
 /// file. Looking at 4096 takes about 10 ms.
 const MOST_DESCRIPTORS: usize = 4096;
 
-/// How often a pending signal is looked for while an upload holds up a close: within this time
-/// Ctrl-C lets `cp` go.
+/// How long a look at a closing process may take. Usually it takes some 20 µs.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How often a pending signal is looked for while a reply is awaited: within this time Ctrl-C lets a reader, or `cp`, go.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Signals that do not end a process by default: CHLD 17, CONT 18, STOP 19, TSTP 20, TTIN 21,
@@ -35,10 +39,24 @@ pub(super) fn thread_group(pid: u32) -> Option<ThreadGroup> {
     field(&status, "Tgid:")?.parse().ok().map(ThreadGroup)
 }
 
-/// Who closes a descriptor of the file `ino`.
-pub(super) fn closer(pid: u32, ino: Ino) -> Closer {
+/// Who closes a descriptor of the file `ino` that `opener` has opened, as far as that is known.
+///
+/// A program that starts another one closes descriptors inside execve(2), under a lock of the kernel that a look
+/// into `/proc/<pid>/stat` waits for (Linux 6.18, `exec_update_lock`), while it waits for our reply. So a close that
+/// is not the opener's is not looked into: it decides nothing. And the opener, should he become another program with
+/// the file open, is looked at on a thread of its own: when that look does not end, he is taken to be killed, which
+/// publishes nothing and keeps the bytes.
+pub(super) fn closer(pid: u32, ino: Ino, opener: Option<ThreadGroup>) -> Closer {
     let Some(group) = thread_group(pid) else { return Closer::default() };
-    Closer { group: Some(group), killed: is_killed(pid), holds_more: holds(group, ino) }
+    if opener.is_some_and(|opener| opener != group) {
+        return Closer { group: Some(group), killed: false, holds_more: false };
+    }
+    let (sender, seen) = mpsc::channel();
+    let look = move || sender.send((is_killed(pid), holds(group, ino)));
+    let looking = thread::Builder::new().name("glancefs-look".to_owned()).spawn(look);
+    let seen = looking.ok().and_then(|_| seen.recv_timeout(LOOK).ok());
+    let (killed, holds_more) = seen.unwrap_or((true, false));
+    Closer { group: Some(group), killed, holds_more }
 }
 
 fn task(pid: u32) -> PathBuf {
@@ -78,8 +96,10 @@ fn is_dying(pid: u32) -> bool {
     pending & !survived & !HARMLESS != 0
 }
 
-/// Ends when a signal that will end the process waits for it; never for one that we cannot see.
+/// Ends when a signal that will end the process waits for it; never for one that we cannot see. Most requests are
+/// answered before it looks for the first time.
 pub(super) async fn killed(pid: u32) {
+    tokio::time::sleep(SIGNAL_INTERVAL).await;
     if thread_group(pid).is_none() {
         std::future::pending::<()>().await;
     }
@@ -146,7 +166,7 @@ mod tests {
         let own = std::process::id();
         assert_eq!(thread_group(own), Some(ThreadGroup(own)));
         assert_eq!(thread_group(0), None);
-        assert_eq!(closer(0, Ino(1)), Closer::default());
+        assert_eq!(closer(0, Ino(1), None), Closer::default());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::passthrough::{self, Passthrough};
 use super::unmount::{Manner, unmount};
 use crate::auth::{Auth, LastLogins};
 use crate::cache::Cache;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, STAND_IN};
 use crate::config::{CatalogConfig, Config, Upload};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{ImageFs, Layers};
@@ -74,7 +74,7 @@ impl Session {
         let adapter = Adapter::new(
             Arc::clone(&fs),
             runtime.handle().clone(),
-            config.http.timeout,
+            config.http.patience(),
             Arc::clone(&passthrough),
             ended_sender,
         );
@@ -133,7 +133,10 @@ impl Session {
 async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Catalog>, Uploads)> {
     let logins = LastLogins { folder: cache.logins_folder(), allow_stale: config.catalog.allow_stale };
     let auth = Auth::connect(&config.auth, &config.http, Some(&logins)).await?;
-    let glance = Glance::new(auth, &config.http)?.storing_in(config.store.clone()).showing(&config.shown);
+    let glance = Glance::new(auth, &config.http)?
+        .storing_in(config.store.clone())
+        .preferring(&config.prefer_stores)
+        .showing(&config.shown);
     let view = glance.view_key();
     let glance = Negotiated::new(glance, config.api_version);
     let only = match &config.image {
@@ -153,19 +156,31 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
     let uploads = Uploads::open(&config.spool, &config.http, service.clone(), cache.clone())?
         .streaming(config.upload == Upload::Stream);
     catalog.start().await.map_err(|error| with_cure(error, &config.catalog))?;
-    let readers = Readers::new(cache.profiles_folder(), tokio::runtime::Handle::current());
+    let readers =
+        Readers::new(cache.profiles_folder(), cache.disk_watch(), tokio::runtime::Handle::current());
     let layers =
         Layers { service, catalog: Arc::clone(&catalog), cache, sources, readers, uploads: uploads.clone() };
     Ok((ImageFs::new(layers, config.access.clone(), config.prefetch, config.trust.clone()), catalog, uploads))
 }
 
-/// The one image that is to be mounted. Where no server answers, an id is believed.
+/// The one image that is to be mounted. Where no server answers, an id is believed, after no longer a wait than the
+/// list has for its saved one.
 async fn only_image(
     glance: &Negotiated,
     reference: &ImageReference,
     config: &CatalogConfig,
 ) -> Result<ImageId> {
-    match (glance.resolve(reference).await, reference) {
+    let resolving = glance.resolve(reference);
+    let resolved = match reference {
+        ImageReference::Id(id) if config.allow_stale => {
+            match tokio::time::timeout(STAND_IN, resolving).await {
+                Ok(resolved) => resolved,
+                Err(_) => return Ok(id.clone()),
+            }
+        }
+        _ => resolving.await,
+    };
+    match (resolved, reference) {
         (Ok(image), _) => Ok(image.id),
         (Err(error), ImageReference::Id(id)) if config.allow_stale && error.kind().is_transient() => {
             Ok(id.clone())
@@ -227,5 +242,46 @@ fn raise_read_ahead(mountpoint: &Path) {
     match std::fs::write(&knob, KERNEL_READ_AHEAD_KIB.to_string()) {
         Ok(()) => info!(kib = KERNEL_READ_AHEAD_KIB, "the kernel reads ahead"),
         Err(error) => info!(%error, "the kernel's read-ahead stays at 128 KiB: only root can raise it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ApiVersion, AuthConfig, AuthMethod, HttpConfig};
+
+    #[tokio::test(start_paused = true)]
+    async fn in_an_outage_an_id_is_believed_as_soon_as_a_saved_list_would_be() {
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoints = vec![format!("http://{}/", gone.local_addr().unwrap()).parse().unwrap()];
+        drop(gone);
+        let http = HttpConfig {
+            timeout: Duration::from_secs(600),
+            hard: false,
+            retries: 3,
+            ca_cert: None,
+            client_cert: None,
+            insecure: false,
+            max_connections: 1,
+        };
+        let auth = AuthConfig {
+            method: AuthMethod::None,
+            auth_type: None,
+            endpoints,
+            region: None,
+            interface: None,
+        };
+        let auth = Auth::connect(&auth, &http, None).await.unwrap();
+        let glance = Negotiated::new(Glance::new(auth, &http).unwrap(), ApiVersion::V2);
+        let id = ImageId::generate();
+        let reference = ImageReference::Id(id.clone());
+        let config =
+            |allow_stale| CatalogConfig { ttl: Duration::from_secs(60), timeout: http.timeout, allow_stale };
+        let begun = tokio::time::Instant::now();
+        assert_eq!(only_image(&glance, &reference, &config(true)).await.unwrap(), id);
+        assert!(begun.elapsed() < 2 * STAND_IN, "{:?}", begun.elapsed());
+        let strict = only_image(&glance, &reference, &config(false)).await.unwrap_err();
+        assert_eq!(strict.kind(), Kind::Unreachable);
+        assert!(begun.elapsed() > Duration::from_secs(500), "all of --timeout: {:?}", begun.elapsed());
     }
 }

@@ -13,9 +13,10 @@ use url::Url;
 
 use super::error::{Operation, answered, failed};
 use super::list::views;
+use super::prefer::Prefer;
 use super::retry::{Backoff, Worth, retry_after, worth, worth_of_silence};
 use super::servers::{Servers, cloud_key};
-use crate::auth::{Auth, Credential, distrust};
+use crate::auth::{Auth, Credential, Distrust, distrust};
 use crate::config::{HttpConfig, Shown};
 use crate::error::{Error, Kind, Result};
 use crate::units::ByteRange;
@@ -51,6 +52,8 @@ pub struct Glance {
     pub(super) inner: Arc<Inner>,
     /// Filters of the lists that make up what is listed, one at least.
     pub(super) views: Arc<[String]>,
+    /// What they show.
+    pub(super) shown: Shown,
 }
 
 pub(super) struct Inner {
@@ -59,11 +62,17 @@ pub(super) struct Inner {
     known_servers: OnceLock<Servers>,
     metadata: Client,
     pub data: Client,
+    /// For places that are not this cloud: no certificate of ours is shown to them.
+    pub elsewhere: Client,
     cloud_key: String,
     /// Where uploads go, unless to the default store.
     pub store: Option<String>,
+    /// Which stores downloads shall come from, if any.
+    pub prefer: Option<Prefer>,
     /// Of a whole metadata request with its retries; of a transfer's progress.
     pub timeout: Duration,
+    /// How long servers that are away are waited for: as `timeout`, or for ever.
+    pub patience: Duration,
     /// Tries after the first, of a request that fails where servers do answer.
     pub retries: u32,
     /// Uploads at once. Downloads are bounded by `source`, which knows for which of them somebody waits.
@@ -86,6 +95,11 @@ impl Inner {
             }
             Servers::new(urls)
         })
+    }
+
+    /// Whoever issues tokens is away, and a request of this patience waits for that.
+    pub fn waits_for_login(&self, patience: Duration, error: &Error) -> bool {
+        patience > self.timeout && error.kind().is_transient()
     }
 
     /// The answer of `server` broke off.
@@ -168,27 +182,30 @@ impl Glance {
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .tcp_nodelay(true)
                 .http1_max_headers(HEADER_LIMIT)
-                // Glance does not redirect; a redirect would carry the token to another place.
-                .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .map_err(|error| {
                     Error::new(Kind::Config, "cannot set up TLS: are the system's CA certificates installed?")
                         .with_source(error)
                 })
         };
-        let metadata = build(auth.client_builder()?)?;
+        let metadata = build(auth.client_builder())?;
         // Parallel ranges must be parallel TCP connections, not streams of one.
-        let data = build(auth.client_builder()?.http1_only().pool_max_idle_per_host(config.max_connections))?;
+        let data = build(auth.client_builder().http1_only().pool_max_idle_per_host(config.max_connections))?;
+        let elsewhere = build(auth.stranger_builder().http1_only())?;
         Ok(Self {
             views: views(&Shown::default()).into(),
+            shown: Shown::default(),
             inner: Arc::new(Inner {
                 known_servers: OnceLock::new(),
                 cloud_key: cloud_key(auth.known_endpoints()),
                 auth,
                 metadata,
                 data,
+                elsewhere,
                 store: None,
+                prefer: None,
                 timeout: config.timeout,
+                patience: config.patience(),
                 retries: config.retries,
                 uploads: Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)),
             }),
@@ -197,7 +214,7 @@ impl Glance {
 
     /// The same, listing what is `shown`.
     pub fn showing(self, shown: &Shown) -> Self {
-        Self { views: views(shown).into(), ..self }
+        Self { views: views(shown).into(), shown: shown.clone(), ..self }
     }
 
     /// Names what is listed: empty for what Glance lists by itself.
@@ -218,6 +235,14 @@ impl Glance {
         self
     }
 
+    /// Downloads shall come from one of these stores where it has the data, and the servers can choose.
+    pub fn preferring(mut self, stores: &[String]) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.prefer = Prefer::of(stores);
+        }
+        self
+    }
+
     /// Names this cloud in cache keys: the same for every server of it, however they are ordered.
     ///
     /// It is made of all endpoints, sorted: another list of servers is another cloud, and begins an empty cache.
@@ -232,25 +257,40 @@ impl Glance {
     /// sets a value, DELETE since 404 after a lost answer means done. `Answer::repeated` tells the caller.
     pub(super) async fn exchange(&self, request: &Request<'_>) -> Result<Answer> {
         let inner = &*self.inner;
-        let deadline = Instant::now() + inner.timeout;
+        let patience = if request.operation.lists() { inner.timeout } else { inner.patience };
+        let deadline = Instant::now() + patience;
         let mut backoff = Backoff::default();
         let mut retries = 0;
         let (mut renewed, mut repeated) = (false, false);
+        let mut said: Option<Error> = None;
         loop {
-            let credential = inner.auth.credential().await?;
+            let credential = match inner.auth.credential().await {
+                Err(error) if inner.waits_for_login(patience, &error) => {
+                    tokio::time::sleep(backoff.pause()).await;
+                    continue;
+                }
+                credential => credential?,
+            };
             let servers = inner.servers(&credential);
             let (server, base) = servers.pick();
             let left = deadline.saturating_duration_since(Instant::now());
             // Half of what is left, so that a silent server leaves time for another; but no less than is worth waiting.
-            let share = (left / 2).max(inner.timeout / LEAST_SHARE).min(left);
+            let share = (left / 2).max(inner.timeout / LEAST_SHARE).min(left).min(inner.timeout);
             let outcome = match timeout(share, self.send(request, base, &credential)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Failure::silent(request, base)),
             };
             let (error, worth, wait) = match outcome {
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
-                    renewed = true;
-                    inner.auth.renew_after(credential.generation).await?;
+                    match inner.auth.renew_after(credential.generation).await {
+                        Err(error) if inner.waits_for_login(patience, &error) => {
+                            tokio::time::sleep(backoff.pause()).await;
+                        }
+                        login => {
+                            login?;
+                            renewed = true;
+                        }
+                    }
                     continue;
                 }
                 Ok(mut answer) => {
@@ -268,7 +308,9 @@ impl Glance {
                         servers.pass_over(server);
                     }
                     repeated = true;
-                    (answer.error(request), worth, retry_after(&answer.headers))
+                    let error = answer.error(request);
+                    said = Some(error.duplicate());
+                    (error, worth, retry_after(&answer.headers))
                 }
                 Err(failure) => {
                     servers.failed(server);
@@ -279,10 +321,23 @@ impl Glance {
             };
             retries += u32::from(worth == Worth::AFewTries);
             let pause = backoff.pause().max(wait.unwrap_or_default());
-            if retries > inner.retries || Instant::now() + pause >= deadline {
+            // A server may ask for a pause that no clock can count.
+            let in_time = Instant::now().checked_add(pause).is_some_and(|end| end < deadline);
+            if retries > inner.retries || !in_time {
+                // What a server said tells more than that the deadline cut the last try short. And one that refuses our
+                // certificate may end a connection before it can be told why (TLS 1.3: once it is made for us).
+                let tells_more = |said: &Error| match error.kind() {
+                    Kind::TimedOut => true,
+                    Kind::Unreachable => said.kind() == Kind::Untrusted,
+                    _ => false,
+                };
+                let error = said.filter(tells_more).unwrap_or(error);
                 return Err(if repeated { error } else { error.unasked() });
             }
             tracing::debug!(%error, pause_ms = pause.as_millis(), "trying again");
+            if error.kind() == Kind::Untrusted {
+                said = Some(error);
+            }
             tokio::time::sleep(pause).await;
         }
     }
@@ -381,7 +436,8 @@ pub(super) fn transport_error(
     error: reqwest::Error,
 ) -> Error {
     let (kind, what) = match distrust(&error) {
-        Some(why) => (Kind::Untrusted, format!("{} is not trusted: {why}", host(base))),
+        Some(Distrust::Ours(why)) => (Kind::Untrusted, format!("{} is not trusted: {why}", host(base))),
+        Some(Distrust::Theirs(why)) => (Kind::Untrusted, format!("{} does not trust us: {why}", host(base))),
         None if error.is_timeout() => (Kind::TimedOut, format!("no answer from {}", host(base))),
         None => (Kind::Unreachable, format!("no answer from {}", host(base))),
     };

@@ -40,7 +40,21 @@ impl Glance {
     /// `RangeUnsupported` when the store cannot serve ranges, `Integrity` when the server has no data of the image or
     /// answers with other bytes than asked for, `Forbidden` for a deactivated image or a role that may not download.
     pub async fn download(&self, id: &ImageId, size: u64, range: Option<ByteRange>) -> Result<Download> {
-        self.download_from(&format!("{}/file", path(id)), id, size, range).await
+        let path = format!("{}/file", path(id));
+        let Some(prefer) = self.inner.prefer.as_ref().filter(|_| size > 0) else {
+            return self.download_from(&path, id, size, range).await;
+        };
+        self.ask_about_preference(prefer, &path, &subject(id)).await;
+        let Some(preferring) = prefer.path(&path) else {
+            return self.download_from(&path, id, size, range).await;
+        };
+        match self.download_from(&preferring, id, size, range).await {
+            Err(error) if error.kind() == Kind::NotSupported => {
+                prefer.give_up(&error.to_string());
+                self.download_from(&path, id, size, range).await
+            }
+            begun => begun,
+        }
     }
 
     /// The same from `path`, for the other version of the API.
@@ -62,13 +76,20 @@ impl Glance {
         }
         let mut request = Request::new(Operation::Download, Method::GET, path, &subject);
         request.wants = Wants::Data(range);
-        let mut answer = self.exchange(&request).await?;
-        let Some(response) = answer.stream.take() else { return Err(answer.error(&request)) };
-        let exact_end = check(answer.status, response.headers(), wanted, size, range.is_some())
-            .map_err(|(kind, what)| wrong(kind, &what))?;
+        let mut asked_again = false;
+        let (response, server, exact_end) = loop {
+            let mut answer = self.exchange(&request).await?;
+            let Some(response) = answer.stream.take() else { return Err(answer.error(&request)) };
+            match check(answer.status, response.headers(), wanted, size, range.is_some()) {
+                Ok(exact_end) => break (response, answer.server, exact_end),
+                // That ranges are ignored is remembered of a whole store: a single answer may be a fault on the way.
+                Err((Kind::RangeUnsupported, _)) if !asked_again => asked_again = true,
+                Err((kind, what)) => return Err(wrong(kind, &what)),
+            }
+        };
         let body = Body {
             glance: self.clone(),
-            server: Some(answer.server),
+            server: Some(server),
             response,
             missing: wanted.len(),
             exact_end,
@@ -116,7 +137,7 @@ pub(super) fn check(
 }
 
 /// `bytes 0-99/1000` or `bytes 0-99/*`: the bytes and the size of the whole.
-fn content_range(text: &str) -> Option<(ByteRange, Option<u64>)> {
+pub(super) fn content_range(text: &str) -> Option<(ByteRange, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);

@@ -15,6 +15,8 @@ pub(super) enum Operation {
     List,
     /// A later page, which needs its marker to exist.
     ListNext,
+    /// A page of the images of one name.
+    Find,
     Show,
     Schema,
     Create,
@@ -35,11 +37,17 @@ pub(super) enum Operation {
 }
 
 impl Operation {
+    /// It is about what there is as a whole: the last good answer serves when no other comes.
+    pub(super) fn lists(self) -> bool {
+        matches!(self, Self::List | Self::ListNext | Self::Schema | Self::Versions | Self::Facts)
+    }
+
     /// For the beginning of a message.
     fn doing(self) -> &'static str {
         match self {
             Self::List | Self::ListNext => "listing images",
             Self::Show => "looking up",
+            Self::Find => "looking for a name",
             Self::Schema => "reading the schema of images",
             Self::Create => "creating",
             Self::Update | Self::Act => "changing",
@@ -82,7 +90,7 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (Op::ListNext, 400) if says("no image found with id") || says("invalid marker") => {
             (Kind::NotFound, "the marker has vanished")
         }
-        (Op::List | Op::ListNext | Op::Schema, 404) => (
+        (Op::List | Op::ListNext | Op::Find | Op::Schema, 404) => (
             Kind::NotSupported,
             "there is no such version of the Image API: check the endpoint and --api-version",
         ),
@@ -100,6 +108,16 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (Op::Members, 409) => (Kind::Exists, "the project is a member already"),
         (Op::Download, 400) if says("getting images randomly") => {
             (Kind::RangeUnsupported, "the store cannot serve ranges")
+        }
+        (Op::Download, 400) if says("store selection") || says("is not configured") => {
+            (Kind::NotSupported, "the server cannot prefer this store")
+        }
+        (Op::Download, 400) if says("store '") && says("does not exist") => {
+            (Kind::NotSupported, "the server cannot prefer this store")
+        }
+        // The name of the rule in Glance's policy.
+        (Op::Download, 403) if says("download_from_store") => {
+            (Kind::NotSupported, "we may not prefer a store")
         }
         // v1; v2 says these with 413 and 415.
         (Op::Create | Op::Upload, 400) if says("larger than") => {
@@ -128,6 +146,7 @@ fn meaning(operation: Operation, status: u16, said: &str) -> (Kind, &'static str
         (Op::Create, 409) => (Kind::Exists, "the id is taken"),
         (Op::Update, 409) if says("does not exist") => (Kind::NoData, "there is no such property"),
         (Op::Update, 409) if says("already present") => (Kind::Exists, "there is such a property already"),
+        (Op::Delete, 409) => (Kind::Busy, "its data are in use where they are stored (a clone, a snapshot)"),
         (_, 409) => (Kind::Busy, "the status of the image does not allow it now"),
         (Op::Upload, 410) if says("disabled") => (Kind::ReadOnly, "the store takes no images"),
         (_, 410) => (Kind::NotFound, "the image was deleted meanwhile"),
@@ -204,6 +223,21 @@ mod tests {
                 "Getting images randomly from this store is not supported. Offset: 10, length: 10",
                 Kind::RangeUnsupported,
             ),
+            (Op::Download, 400, "Store 'ceph' is not configured.", Kind::NotSupported),
+            (Op::Download, 400, "Store 'ceph' does not exist.", Kind::NotSupported),
+            (
+                Op::Download,
+                400,
+                "Store selection for download is not available when multiple backends are not enabled.",
+                Kind::NotSupported,
+            ),
+            (
+                Op::Download,
+                403,
+                "You are not authorized to complete download_from_store action.",
+                Kind::NotSupported,
+            ),
+            (Op::Download, 403, "You are not authorized to complete download_image action.", Kind::Forbidden),
             (Op::Create, 400, "Provided object does not match schema 'image'", Kind::Invalid),
             (Op::ListNext, 400, "No image found with ID 9b5", Kind::NotFound),
             (Op::ListNext, 403, "", Kind::NotFound),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     BodyStream, Change, Cloud, Download, Downloads, Facts, Image, Listing, NewImage, NextPage, OpenBody,
-    Page, Records, Schema,
+    Page, Records, Schema, Usage,
 };
 use crate::error::{Error, Kind, Result};
 use crate::units::{ByteRange, ImageId};
@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) down: bool,
     /// Neither the whole list nor the schema ever comes.
     pub(crate) stuck: bool,
+    /// The quota, and how long it takes to tell it.
+    pub(crate) usage: Option<(std::time::Duration, Usage)>,
     /// The server knows no filter by time.
     pub(crate) ancient: bool,
     /// Pages given so far, the refused included.
@@ -226,7 +228,12 @@ impl Records for FakeService {
         }
     }
 
-    async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()> {
+    async fn upload_stream(
+        &self,
+        id: &ImageId,
+        _placement: &super::Placement,
+        data: BodyStream,
+    ) -> Result<()> {
         let data: Vec<Bytes> = data.try_collect().await.map_err(|error| Error::io("the body", error))?;
         let data = Bytes::from(data.concat());
         let size = data.len() as u64;
@@ -291,7 +298,15 @@ impl Records for FakeService {
     }
 }
 
-impl Facts for FakeService {}
+#[async_trait]
+impl Facts for FakeService {
+    async fn usage(&self) -> Result<Usage> {
+        let (after, usage) =
+            self.state().usage.ok_or_else(|| Error::new(Kind::NotSupported, "the fake has no quota"))?;
+        tokio::time::sleep(after).await;
+        Ok(usage)
+    }
+}
 
 #[async_trait]
 impl Downloads for FakeService {

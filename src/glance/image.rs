@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::readable::ReadableObject;
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
 
@@ -36,6 +37,9 @@ pub enum Status {
     Other(Box<str>),
 }
 
+/// Characters of a status that are kept. Glance's longest has 14.
+const LONGEST_STATUS: usize = 32;
+
 impl Status {
     fn from_name(name: &str) -> Self {
         match name {
@@ -48,7 +52,8 @@ impl Status {
             "killed" => Self::Killed,
             "pending_delete" => Self::PendingDelete,
             "deleted" => Self::Deleted,
-            other => Self::Other(other.into()),
+            // It gets into messages: a word, and one line.
+            other => Self::Other(other.chars().filter(|c| !c.is_control()).take(LONGEST_STATUS).collect()),
         }
     }
 
@@ -194,6 +199,8 @@ fn keepable(json: &str) -> std::result::Result<RecordText, serde_json::Error> {
         map.retain(|key, _| !SECRET_KEYS.contains(&key.as_str()));
         return Ok(RecordText::new(Value::Object(map).to_string().into()));
     }
+    // The record is shown whole, though most of it is not looked at.
+    serde_json::from_str::<ReadableObject>(json)?;
     if json.contains(['\n', '\r']) {
         // Between the tokens only: a string of JSON holds no raw line break.
         return Ok(RecordText::new(json.replace(['\n', '\r'], " ").into()));
@@ -255,9 +262,12 @@ impl Image {
         })?;
         let size = match record.size {
             None => None,
-            Some(number) => Some(number.as_u64().ok_or_else(|| {
-                Error::new(Kind::ServerError, format!("image {id}: {number} is no size in bytes"))
-            })?),
+            Some(number) => {
+                // The kernel counts the bytes of a file in 63 bits.
+                let size = number.as_u64().filter(|size| i64::try_from(*size).is_ok());
+                let wrong = || format!("image {id}: {number} is no size in bytes");
+                Some(size.ok_or_else(|| Error::new(Kind::ServerError, wrong()))?)
+            }
         };
         let status = Status::from_name(&record.status);
         let has_data = matches!(status, Status::Active | Status::Deactivated);
@@ -430,12 +440,18 @@ mod tests {
         for json in [
             String::new(),
             "[]".into(),
+            // A list of the first attributes.
+            r#"["1f3c9a2b",null,"active"]"#.into(),
             "{}".into(),
             record(r#","size":-1"#),
             record(r#","size":1.5"#),
             record(r#","size":1e30"#),
             record(r#","name":7"#),
             record(r#","name":"\ud800""#),
+            // Of attributes that nothing looks at: no type has this number, no reader goes so deep.
+            record(r#","any":4e75000000"#),
+            record(&format!(r#","any":{}7{}"#, "[".repeat(200), "]".repeat(200))),
+            record(r#","any":{"\ud800":1}"#),
             record("").replace(ID, "../../etc/passwd"),
         ] {
             assert_eq!(Image::from_record(&json).unwrap_err().kind(), Kind::ServerError, "{json}");

@@ -11,7 +11,7 @@ use super::client::{Glance, Request};
 use super::error::{Operation, failed};
 use super::filter::Filter;
 use super::image::Image;
-use crate::config::Shown;
+use crate::config::{Shown, Visibility};
 use crate::error::{Kind, Result};
 
 /// Bytes of a continuation that are taken. Glance's has some 60; gunicorn refuses request lines of 4 KiB.
@@ -52,6 +52,22 @@ pub(super) fn views(shown: &Shown) -> Vec<String> {
     views
 }
 
+/// Lists of what is `shown` have this image, as far as its record tells.
+fn belongs(shown: &Shown, image: &Image) -> bool {
+    #[derive(Deserialize)]
+    struct Hidden {
+        #[serde(default)]
+        os_hidden: bool,
+    }
+    let hidden = || {
+        let record = image.record.text().and_then(|text| serde_json::from_str(text).ok());
+        record.is_some_and(|record: Hidden| record.os_hidden)
+    };
+    let seen =
+        |visibility: &Visibility| *visibility == Visibility::All || visibility.as_str() == &*image.visibility;
+    (shown.hidden || !hidden()) && (shown.visibilities.is_empty() || shown.visibilities.iter().any(seen))
+}
+
 impl NextPage {
     /// A path of our own making, for servers that give no continuation.
     pub(super) fn of(path: String) -> Self {
@@ -77,10 +93,10 @@ impl NextPage {
 
 /// A page as it comes: the records stay text until each is read for itself.
 #[derive(Deserialize)]
-struct RawPage<'a> {
+pub(super) struct RawPage<'a> {
     #[serde(borrow)]
-    images: Vec<&'a RawValue>,
-    next: Option<String>,
+    pub(super) images: Vec<&'a RawValue>,
+    pub(super) next: Option<String>,
 }
 
 impl Glance {
@@ -93,7 +109,7 @@ impl Glance {
     /// `NotFound` when the marker of `next` has vanished: start again from the first page.
     pub async fn list(&self, limit: u32, next: Option<&NextPage>) -> Result<Page> {
         match next {
-            None => self.first_page(&format!("v2/images?limit={limit}")).await,
+            None => self.first_page(Operation::List, &format!("v2/images?limit={limit}")).await,
             Some(next) => self.page(Operation::ListNext, &next.path, &next.views).await,
         }
     }
@@ -109,25 +125,30 @@ impl Glance {
     pub async fn changed_since(&self, since: SystemTime, limit: u32) -> Result<Page> {
         let since = Filter::ChangedSince(since).v2();
         let order = "sort_key=updated_at&sort_dir=desc";
-        self.first_page(&format!("v2/images?limit={limit}&{order}&{since}")).await
+        self.first_page(Operation::List, &format!("v2/images?limit={limit}&{order}&{since}")).await
+    }
+
+    /// An image that is ours is in these lists, going by its record.
+    pub fn lists(&self, image: &Image) -> bool {
+        belongs(&self.shown, image)
     }
 
     /// The first page of the first view.
-    async fn first_page(&self, path: &str) -> Result<Page> {
+    async fn first_page(&self, operation: Operation, path: &str) -> Result<Page> {
         let mut pages: Vec<_> = self.views.iter().map(|view| format!("{path}{view}")).collect();
         // There is always one.
         let views = pages.split_off(pages.len().min(1)).into();
-        self.page(Operation::List, pages.first().map_or(path, String::as_str), &views).await
+        self.page(operation, pages.first().map_or(path, String::as_str), &views).await
     }
 
     /// Every visible image of exactly this name, first page only.
     pub async fn find_by_name(&self, name: &str) -> Result<Vec<Image>> {
         let name = Filter::Name(name.to_owned()).v2();
         // 100: duplicates are possible without limit, but a person has a handful.
-        let mut page = self.first_page(&format!("v2/images?limit=100&{name}")).await?;
+        let mut page = self.first_page(Operation::Find, &format!("v2/images?limit=100&{name}")).await?;
         let mut found = page.images;
         while let Some(view) = page.next_view {
-            page = self.list(100, Some(&view)).await?;
+            page = self.page(Operation::Find, view.path(), &view.views).await?;
             found.append(&mut page.images);
         }
         Ok(found)
@@ -168,7 +189,6 @@ impl Glance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Visibility;
 
     #[test]
     fn what_is_shown_is_looked_for_in_one_list_after_the_other() {
@@ -186,6 +206,26 @@ mod tests {
                 "&visibility=community&os_hidden=true"
             ]
         );
+    }
+
+    #[test]
+    fn an_image_belongs_to_the_list_that_would_show_it() {
+        let image = |visibility: &str, hidden: bool| {
+            let record = serde_json::json!({
+                "id": "1bea47ed-f6a9-463b-b423-14b9cca9ad27", "status": "active", "visibility": visibility,
+                "os_hidden": hidden, "created_at": "2026-11-20T10:00:00Z", "updated_at": "2026-11-20T10:00:00Z",
+            });
+            Image::from_record(&record.to_string()).unwrap()
+        };
+        let listed = |visibilities: &[Visibility], hidden, image: Image| {
+            belongs(&Shown { visibilities: visibilities.to_vec(), hidden }, &image)
+        };
+        assert!(listed(&[], false, image("private", false)));
+        assert!(!listed(&[], false, image("private", true)));
+        assert!(listed(&[], true, image("private", true)));
+        assert!(!listed(&[Visibility::Public], true, image("private", false)));
+        assert!(listed(&[Visibility::Public, Visibility::Private], false, image("private", false)));
+        assert!(listed(&[Visibility::All], true, image("community", true)));
     }
 
     #[test]

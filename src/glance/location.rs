@@ -1,6 +1,6 @@
 //! Where the data of an image are stored, as far as the server tells, and their download from there.
 //!
-//! A location can hold the store's credentials (OSSN-0065): it is never logged, and no token goes to it.
+//! A location can hold the store's credentials (OSSN-0065): it is never logged, and neither a token nor a certificate of ours goes to it.
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -63,7 +63,7 @@ impl Glance {
         if range.end > size || range.is_empty() {
             return Err(wrong(Kind::Invalid, &format!("{range} is no part of its {size} bytes")));
         }
-        let request = self.inner.data.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        let request = self.inner.elsewhere.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         let request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
         let response = match timeout(self.inner.timeout, request.send()).await {
             Ok(Ok(response)) => response,

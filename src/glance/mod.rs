@@ -1,6 +1,6 @@
 //! The Image API, v2 and v1: requests, JSON, error kinds, retry with a deadline, server fail-over.
 //!
-//! `client` makes one exchange out of tries at several servers; `list`, `record`, `patch`, `schema`, `download`,
+//! `client` makes one exchange out of tries at several servers; `list`, `record`, `patch`, `schema`, `download`, `prefer`,
 //! `location`, `upload`, `import`, `sharing` and `facts` are what can be asked, `resolve` finds what a person names,
 //! `only` makes a service of one image; `error` says what answers mean, `retry` when to try again,
 //! `servers` whom to ask. `v1` asks the same of old clouds, `negotiated` finds out which of the two there is.
@@ -13,6 +13,8 @@ mod facts;
 #[cfg(test)]
 pub(crate) mod fake;
 mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod import;
 mod list;
@@ -20,6 +22,8 @@ mod location;
 mod negotiated;
 mod only;
 mod patch;
+mod prefer;
+mod readable;
 mod record;
 mod resolve;
 mod retry;

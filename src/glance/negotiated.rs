@@ -159,6 +159,11 @@ impl Listing for Negotiated {
     async fn schema(&self) -> Result<Schema> {
         self.service().await?.schema().await
     }
+
+    fn lists(&self, image: &Image) -> bool {
+        // v1 gets its records in the form of v2.
+        self.v2.lists(image)
+    }
 }
 
 #[async_trait]
@@ -171,8 +176,8 @@ impl Records for Negotiated {
         self.service().await?.upload(id, size, open).await
     }
 
-    async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()> {
-        self.service().await?.upload_stream(id, data).await
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        self.service().await?.upload_stream(id, placement, data).await
     }
 
     async fn upload_to(

@@ -94,8 +94,8 @@ impl Records for OnlyImage {
         self.ours(id)?.upload(id, size, open).await
     }
 
-    async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()> {
-        self.ours(id)?.upload_stream(id, data).await
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        self.ours(id)?.upload_stream(id, placement, data).await
     }
 
     async fn show(&self, id: &ImageId) -> Result<Image> {

@@ -48,6 +48,18 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The attribute or property.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Set { key, .. }
+            | Self::Create { key, .. }
+            | Self::Replace { key, .. }
+            | Self::Remove { key } => key,
+        }
+    }
+}
+
 impl Glance {
     /// Changes a record; all changes or none.
     ///

@@ -48,6 +48,10 @@ pub trait Listing: Cloud {
     async fn find_by_name(&self, name: &str) -> Result<Vec<Image>>;
     /// Which keys are attributes.
     async fn schema(&self) -> Result<Schema>;
+    /// An image that we changed is in the listing.
+    fn lists(&self, _image: &Image) -> bool {
+        true
+    }
 }
 
 /// What `write` and `fs` do to records.
@@ -57,8 +61,8 @@ pub trait Records: Cloud {
     async fn create(&self, image: &NewImage) -> Result<Image>;
     /// The data of a queued record.
     async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()>;
-    /// The data of a queued record, of a length that is not known.
-    async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()>;
+    /// The data of a queued record, of a length that is not known, to a place.
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()>;
     /// The same, to a place.
     async fn upload_to(
         &self,
@@ -159,6 +163,10 @@ impl Listing for Glance {
     async fn schema(&self) -> Result<Schema> {
         Glance::schema(self).await
     }
+
+    fn lists(&self, image: &Image) -> bool {
+        Glance::lists(self, image)
+    }
 }
 
 #[async_trait]
@@ -171,8 +179,8 @@ impl Records for Glance {
         Glance::upload(self, id, size, open).await
     }
 
-    async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()> {
-        Glance::upload_stream(self, id, data).await
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        Glance::upload_stream(self, id, placement, data).await
     }
 
     async fn upload_to(

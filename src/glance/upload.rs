@@ -6,7 +6,7 @@
 //!   only seen by one who looks before sending on, so [`Paced`] makes the HTTP client look between any two pieces. What
 //!   is lost all the same is found by a second try, which waits for a refusal before it sends any data.
 //! - The deadline is on progress: bytes must move, and after the last one Glance has [`FINISH_WAIT`] while it keeps the
-//!   connection. A pause and a try that fails at once count as no progress.
+//!   connection and the record shows that it is at it: what a dead server's socket has swallowed is no progress. A pause and a try that fails at once count as no progress.
 //! - When an answer is lost, the record tells what became of the upload.
 
 use std::io;
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::future::{FusedFuture, FutureExt};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Method, StatusCode};
 use tokio::sync::SemaphorePermit;
@@ -39,7 +40,7 @@ use crate::units::ImageId;
 const PIECE: usize = 64 * 1024;
 
 /// After the last byte the store finishes: Swift writes manifests, S3 joins parts, RBD flattens. A file store needs
-/// 0.1 s; ten minutes are for the slow ones, as long as the connection holds.
+/// 0.1 s; ten minutes are for the slow ones, as long as the connection holds and the record shows the upload under way.
 const FINISH_WAIT: Duration = Duration::from_secs(600);
 
 /// How long an early answer's text may take once its head is here.
@@ -130,8 +131,8 @@ impl Glance {
     /// # Errors
     /// `Io` when the stream fails or has another length; `Busy` when the image has data already; `QuotaExceeded`,
     /// `NoSpace`, `TooLarge`; `WrongFormat`, after which the record must be deleted; `NotFound` when the image was
-    /// deleted meanwhile; `TimedOut` when no byte moved for the configured timeout, or no answer came for ten minutes
-    /// after the last.
+    /// deleted meanwhile; `TimedOut` when no byte moved for the configured timeout, or after the last no answer came for
+    /// ten minutes, of which the record showed the upload under way.
     pub async fn upload(&self, id: &ImageId, size: u64, open: &OpenBody<'_>) -> Result<()> {
         self.upload_to(Destination::Store, id, size, &Placement::default(), open).await
     }
@@ -154,7 +155,13 @@ impl Glance {
         let (mut tries, mut retries, mut renewed) = (0, 0, false);
         let mut moved_at = Instant::now();
         loop {
-            let credential = self.inner.auth.credential().await?;
+            let credential = match self.inner.auth.credential().await {
+                Err(error) if self.inner.waits_for_login(self.inner.patience, &error) => {
+                    tokio::time::sleep(backoff.pause()).await;
+                    continue;
+                }
+                credential => credential?,
+            };
             let patience = if tries == 0 { Duration::ZERO } else { PATIENCE.min(self.inner.timeout / 4) };
             let data = Data { to, size: Some(size), stream: open(), patience, placement };
             let error = match self.put(id, &subject, data, &credential, &mut moved_at).await {
@@ -183,11 +190,16 @@ impl Glance {
             };
             tries += 1;
             let pause = backoff.pause();
-            if retries > self.inner.retries || moved_at.elapsed() + pause >= self.inner.timeout {
+            let hard = self.inner.patience > self.inner.timeout;
+            if !hard && retries > self.inner.retries || moved_at.elapsed() + pause >= self.inner.patience {
                 return Err(error);
             }
             tracing::warn!(%error, "uploading again from the start");
             tokio::time::sleep(pause).await;
+            if hard {
+                // The deadline on progress is that of each try.
+                moved_at = Instant::now();
+            }
         }
     }
 
@@ -196,25 +208,34 @@ impl Glance {
     ///
     /// # Errors
     /// As [`upload`](Self::upload). `TimedOut` when the server took none of the bytes that were there for the
-    /// configured timeout; waiting for `data` counts as progress.
-    pub async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()> {
-        self.upload_stream_to(Destination::Store, id, data).await
+    /// configured timeout; waiting for `data` counts as progress. `ServerError` when the token was refused and renewed.
+    pub async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        self.upload_stream_to(Destination::Store, id, placement, data).await
     }
 
     pub(super) async fn upload_stream_to(
         &self,
         to: Destination,
         id: &ImageId,
+        placement: &Placement,
         data: BodyStream,
     ) -> Result<()> {
         let subject = subject(id);
         let _turn = self.turn(&subject).await?;
         let credential = self.inner.auth.credential().await?;
-        let placement = Placement::default();
-        let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement: &placement };
+        let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement };
         match self.put(id, &subject, data, &credential, &mut Instant::now()).await {
             Outcome::Done => Ok(()),
-            Outcome::Refused => Err(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b"")),
+            Outcome::Refused => {
+                // What was sent is nowhere any more, so only its writer can send it again; others need the token now.
+                let what = "the token was refused while the data were on their way (HTTP 401): write the file again from \
+                            its beginning";
+                self.inner.auth.renew_after(credential.generation).await.map_err(|error| {
+                    failed(Operation::Upload, &subject, error.kind(), &format!("{what}; {error}"))
+                })?;
+                let what = format!("{what}, with the new token that there is");
+                Err(failed(Operation::Upload, &subject, Kind::ServerError, &what))
+            }
             Outcome::Unsent(error)
             | Outcome::Unknown(error)
             | Outcome::Conflict(error)
@@ -271,7 +292,7 @@ impl Glance {
             Some(0) if to.tells_length(0) => Body::from(Bytes::new()),
             _ => Body::wrap_stream(Paced::new(data, Arc::clone(&progress))),
         };
-        let answer = self.watch(builder.body(body).send(), &progress, moved_at).await;
+        let answer = self.watch((to, id), builder.body(body).send(), &progress, moved_at).await;
         if let Some(error) = progress.local_error() {
             return Outcome::Failed(Error::io(format!("uploading {subject}: reading the data"), error));
         }
@@ -289,7 +310,9 @@ impl Glance {
                 let (host, after) = (host(base), after.as_secs());
                 let of = size.map(|size| format!(" of {size}")).unwrap_or_default();
                 let what = format!("{taken}{of} bytes are sent, and {host} has been silent for {after} s");
-                return Outcome::Failed(failed(Operation::Upload, subject, Kind::TimedOut, &what));
+                let error = failed(Operation::Upload, subject, Kind::TimedOut, &what);
+                let waits = self.inner.patience > self.inner.timeout;
+                return if waits { Outcome::Unknown(error) } else { Outcome::Failed(error) };
             }
         };
         exchange.log(&response);
@@ -312,9 +335,10 @@ impl Glance {
         }
     }
 
-    /// Waits for the answer while bytes move.
+    /// Waits for the answer while bytes move, and behind the last while the record shows that the store is finishing.
     async fn watch<T>(
         &self,
+        (to, id): (Destination, &ImageId),
         sending: impl Future<Output = T>,
         progress: &Progress,
         moved_at: &mut Instant,
@@ -324,10 +348,18 @@ impl Glance {
         let mut seen = 0;
         let mut look =
             tokio::time::interval((stall / 8).clamp(Duration::from_millis(10), Duration::from_secs(1)));
+        // A question to the record; when the last one was asked, and when the last good answer came.
+        let mut question = futures_util::future::Fuse::terminated();
+        let (mut asked_at, mut alive_at) = (*moved_at, *moved_at);
         loop {
             tokio::select! {
                 biased;
                 answer = &mut sending => return Ok(answer),
+                is_finishing = &mut question => {
+                    if is_finishing {
+                        alive_at = Instant::now();
+                    }
+                }
                 _ = look.tick() => {}
             }
             let taken = progress.taken();
@@ -337,10 +369,30 @@ impl Glance {
             }
             // Without data there is nothing to finish.
             let finishing = progress.is_complete() && taken > 0;
-            let after = if finishing { FINISH_WAIT.max(stall) } else { stall };
-            if moved_at.elapsed() > after {
-                return Err(Stalled { taken, after });
+            alive_at = alive_at.max(*moved_at);
+            asked_at = asked_at.max(*moved_at);
+            // Asked for half of the deadline, so that it is answered by its end.
+            if finishing && asked_at.elapsed() > stall / 2 && question.is_terminated() {
+                asked_at = Instant::now();
+                question = self.is_under_way(to, id, stall / 2).boxed().fuse();
             }
+            if alive_at.elapsed() > stall || moved_at.elapsed() > FINISH_WAIT.max(stall) {
+                return Err(Stalled { taken, after: moved_at.elapsed() });
+            }
+        }
+    }
+
+    /// The record tells within `limit` that the server is at an upload.
+    async fn is_under_way(&self, to: Destination, id: &ImageId, limit: Duration) -> bool {
+        let shown = timeout(limit, self.shown(to, id)).await;
+        shown.is_ok_and(|shown| shown.is_ok_and(|image| to.is_under_way(&image)))
+    }
+
+    /// The record by the version of the API that an upload takes.
+    async fn shown(&self, to: Destination, id: &ImageId) -> Result<Image> {
+        match to {
+            Destination::Store | Destination::Stage => self.show(id).await,
+            Destination::V1 => GlanceV1::new(self.clone()).show(id).await,
         }
     }
 
@@ -348,17 +400,10 @@ impl Glance {
     ///
     /// Glance needs a moment to see a broken connection, and a store may be finishing meanwhile.
     async fn settle(&self, to: Destination, id: &ImageId, size: u64, error: Error) -> Result<Option<Error>> {
-        let deadline = Instant::now() + self.inner.timeout;
+        let deadline = Instant::now() + self.inner.patience;
         let mut backoff = Backoff::default();
         loop {
-            let v1 = GlanceV1::new(self.clone());
-            let shown = async {
-                match to {
-                    Destination::Store | Destination::Stage => self.show(id).await,
-                    Destination::V1 => v1.show(id).await,
-                }
-            };
-            let image = match timeout_at(deadline, shown).await {
+            let image = match timeout_at(deadline, self.shown(to, id)).await {
                 Ok(Ok(image)) => image,
                 Ok(Err(gone)) if gone.kind() == Kind::NotFound => return Err(gone),
                 // What happened first says more than that the server is still away.

@@ -67,7 +67,7 @@ impl Readiness {
 /// Shows as `glancefs` in `ps` and `pgrep`; started as `/proc/self/exe` it would be `exe`.
 pub fn take_usual_name() {
     // For people only: nothing depends on it.
-    let _ = std::fs::write("/proc/self/comm", "glancefs");
+    let _ = rustix::thread::set_name(c"glancefs");
 }
 
 fn null() -> io::Result<OwnedFd> {
@@ -114,6 +114,8 @@ fn hear(child: &mut Child, log: &Destination) -> Result<()> {
         let _ = pipe.read_to_end(&mut message);
     }
     if word == FAILED {
+        // Whoever hears of the failure finds nothing left of this try: no process, no lock.
+        let _ = child.wait();
         return Err(Error::new(Kind::Io, String::from_utf8_lossy(&message).into_owned()));
     }
     let status = child.wait().map_err(|error| Error::io("waiting for the background process", error))?;
@@ -157,6 +159,12 @@ mod tests {
     #[test]
     fn the_childs_message_is_relayed() {
         assert_eq!(failure("printf 'failed\\nno server: start one'; exit 1"), "no server: start one");
+    }
+
+    #[test]
+    fn a_failed_child_has_ended_when_its_failure_is_told() {
+        let (mut child, result) = heard("printf 'failed\\nno server'; exec >&-; sleep 0.3");
+        assert!(result.is_err() && child.try_wait().unwrap().is_some());
     }
 
     #[test]

@@ -27,6 +27,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::allocator;
 use crate::config::{Config, Environment};
 use crate::error::{Error, Result};
 use crate::fuse::session::Session;
@@ -87,6 +88,7 @@ pub fn as_daemon(config: &Config, environment: &Environment, readiness: Readines
 
 /// Mounts, calls `ready`, and serves until the mount has ended.
 fn serve(config: &Config, environment: &Environment, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    allocator::bound_reserves();
     // Held until everything is written: whoever waits for our end waits for this.
     let _instance = Instance::acquire(&config.mountpoint, &config.spool.dir, environment)?;
     repair::stale_mounts(&config.mountpoint)?;

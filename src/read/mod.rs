@@ -1,6 +1,8 @@
 //! An open file for reading: bytes to blocks, with read-ahead for sequential readers.
 
 mod ahead;
+#[doc(hidden)]
+pub mod fuzzing;
 mod profile;
 mod readers;
 mod scatter;

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::blocking::blocking;
-use crate::cache::{CachedImage, Digest, Key};
+use crate::cache::{CachedImage, Digest, DiskWatch, Key};
 use crate::error::{Error, Kind, Result};
 use crate::units::{BlockIndex, BlockRange, ByteRange};
 
@@ -49,9 +49,9 @@ pub(super) struct Recorder {
 }
 
 impl Readers {
-    /// Readers whose profiles are kept in `folder`, made when the first is written.
-    pub fn new(folder: PathBuf, runtime: Handle) -> Self {
-        Self { runtime, store: Store::new(folder), watched: Mutex::default() }
+    /// Readers whose profiles are kept in `folder` on this disk, made when the first is written.
+    pub fn new(folder: PathBuf, disk: DiskWatch, runtime: Handle) -> Self {
+        Self { runtime, store: Store::new(folder, disk), watched: Mutex::default() }
     }
 
     /// A reader of an image of `size` bytes; `published` tells the boot profile in its record, which is asked for
@@ -192,11 +192,7 @@ impl Recorder {
     fn save(&self) {
         let Some(profile) = self.recording().finish() else { return };
         let store = self.store.clone();
-        self.runtime.spawn_blocking(move || {
-            if let Err(error) = store.save(&profile) {
-                tracing::warn!(%error, "the boot profile of an image is not kept");
-            }
-        });
+        self.runtime.spawn_blocking(move || store.save_if_possible(&profile));
     }
 }
 

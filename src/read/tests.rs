@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::cache::tests::fake::FakeSource;
-use crate::cache::{Cache, ContentIdentity, Digest};
+use crate::cache::{Cache, ContentIdentity, Digest, DiskWatch};
 use crate::config::CacheConfig;
 use crate::source::Pace;
 use crate::source::fake::pattern;
@@ -26,6 +26,11 @@ fn config(dir: &Path) -> CacheConfig {
         verify_wait,
         verify: true,
     }
+}
+
+/// The disk of a cache in `dir`.
+pub(super) fn disk_watch(dir: &Path) -> DiskWatch {
+    Cache::open(&config(dir), Handle::current()).unwrap().disk_watch()
 }
 
 fn unhashed(seed: u64, size: u64) -> ContentIdentity {
@@ -125,7 +130,7 @@ async fn a_start_whose_profile_is_known_fetches_that_and_nothing_around_it() {
     });
     let digest = Digest::Multi { algorithm: "sha512".into(), value: "ab".into() };
     let identity = ContentIdentity { digest: digest.clone(), ..unhashed(1, size) };
-    let readers = Readers::new(dir.path().join("profiles"), Handle::current());
+    let readers = Readers::new(dir.path().join("profiles"), cache.disk_watch(), Handle::current());
     let runs: Vec<String> = (0..40u64).map(|at| format!("[{},1]", at * 37 % 64 * 16)).collect();
     let text = format!(
         "{{\"glancefs_profile\":1,\"digest\":\"sha512:ab\",\"size\":{size},\"block_size\":65536,\"runs\":[{}]}}",

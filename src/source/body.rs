@@ -101,7 +101,13 @@ impl Body {
 
     /// Sends the first request and gives the transfer once its headers came.
     pub(super) async fn begin(mut self) -> Result<Transfer> {
-        self.request().await?;
+        // An answer that is wrong is asked for again, as one in the middle of a transfer is.
+        while let Err(error) = self.request().await {
+            match error.kind() {
+                Kind::Integrity => self.recover(error).await?,
+                _ => return Err(error),
+            }
+        }
         let range = self.rest;
         let chunks = stream::unfold(Some(self), |body| async move {
             let mut body = body?;
@@ -180,7 +186,7 @@ impl Body {
 
     /// How long one silent body is waited for: a third of the deadline, which leaves time to go on elsewhere.
     fn stall(&self) -> Duration {
-        self.shared.patience / 3
+        self.shared.timeout / 3
     }
 
     /// The part of `chunk`, which begins at `at`, that was not delivered before.

@@ -34,8 +34,10 @@ pub(crate) fn pattern(seed: u64, range: ByteRange) -> Vec<u8> {
 pub(crate) fn http() -> HttpConfig {
     HttpConfig {
         timeout: Duration::from_millis(300),
+        hard: false,
         retries: 3,
         ca_cert: None,
+        client_cert: None,
         insecure: false,
         max_connections: 4,
     }

@@ -106,6 +106,8 @@ struct Shared {
     downloads: Arc<dyn Downloads>,
     slots: Slots,
     pace: PaceMeter,
+    /// How long one silent body is waited for, three times over.
+    timeout: Duration,
     /// No transfer goes on for longer than this without a byte.
     patience: Duration,
     /// Requests after the first for what came wrong.
@@ -130,12 +132,13 @@ impl Sources {
     pub fn with_direct(downloads: Arc<dyn Downloads>, http: &HttpConfig, direct: &DirectConfig) -> Self {
         let direct =
             (!direct.is_off()).then(|| Arc::new(Direct::new(direct.clone(), Arc::clone(&downloads))));
-        let slots = Slots::new(http.max_connections, http.timeout);
+        let slots = Slots::new(http.max_connections, http.patience());
         let shared = Shared {
             downloads,
             slots,
             pace: PaceMeter::default(),
-            patience: http.timeout,
+            timeout: http.timeout,
+            patience: http.patience(),
             retries: http.retries,
             stores: Mutex::default(),
             direct,

@@ -65,11 +65,16 @@ async fn surplus_bytes_are_not_believed() {
 }
 
 #[tokio::test]
-async fn another_range_than_asked_is_an_integrity_error() {
+async fn another_range_than_asked_is_asked_for_again_and_then_an_integrity_error() {
+    let range = ByteRange::new(0, 4500);
     let downloads = FakeDownloads::new([Some(Fault::WrongRange)]);
-    let source = sources(&downloads).of(&image(None));
-    let error = collect(&*source, ByteRange::new(0, 4500)).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Integrity);
+    let (sources, image) = downloads.sources_and_image(SIZE);
+    assert_eq!(collect(&*sources.of(&image), range).await.unwrap().1, pattern(7, range));
+    assert_eq!(asked(&downloads).len(), 2);
+    let downloads = FakeDownloads::new([Some(Fault::WrongRange); 40]);
+    let (sources, image) = downloads.sources_and_image(SIZE);
+    let error = collect(&*sources.of(&image), range).await.unwrap_err();
+    assert_eq!((error.kind(), asked(&downloads).len()), (Kind::Integrity, 4));
 }
 
 #[tokio::test]

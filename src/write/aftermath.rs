@@ -5,6 +5,7 @@
 //! | spooling | nothing | the bytes are kept and told (`recover.rs`) |
 //! | reserving, creating, uploading | our record, queued | it is deleted; the bytes are kept and told |
 //! | uploading, verifying | the image, active with the bytes that are here | that was the upload: the cache gets them |
+//! | uploading, verifying | the image, active with what the journal says was streamed | that was the upload |
 //! | any | a record of a failed try that could not be deleted then | it is deleted |
 //! | any | a record that is being filled, or no answer | looked at again a minute later |
 //!
@@ -16,8 +17,8 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::body::{digests_of, multihash_of};
-use super::folder::DraftId;
-use super::journal::{Durability, Journal, JournalFile, Record, Step};
+use super::folder::{DraftId, Folder};
+use super::journal::{Durability, Journal, JournalFile, Record, Step, Streamed, this_boot};
 use super::recover::{Leftover, examine};
 use super::spool::Spool;
 use crate::blocking::blocking;
@@ -48,27 +49,56 @@ pub enum Settlement {
 }
 
 /// Settles every upload of this cloud and project that a crash left. What cannot be settled now is left
-/// for the next time.
-pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) + Send + Sync)) {
+/// for the next time, and makes it false.
+pub(super) async fn settle_all(shared: &Arc<Shared>, tell: &(dyn Fn(Settlement) + Send + Sync)) -> bool {
+    let mut all = true;
     let folder = Arc::clone(&shared.folder);
     let drafts = match blocking(move || folder.drafts()).await {
         Ok(drafts) => drafts,
-        Err(error) => return tracing::warn!(%error, "what crashes left cannot be looked for"),
+        Err(error) => {
+            tracing::warn!(%error, "what crashes left cannot be looked for");
+            return true;
+        }
     };
     for id in drafts {
         if shared.stop.is_cancelled() {
-            return;
+            return all;
         }
         let folder = Arc::clone(&shared.folder);
-        let Ok(Some(leftover)) = blocking(move || Ok(examine(&folder, id))).await else { continue };
+        let Ok(Some(mut leftover)) = blocking(move || Ok(examine(&folder, id))).await else { continue };
+        let Ok(Some(journal)) = &leftover.journal else { continue };
+        if journal.unsynced.as_deref() == Some(this_boot()) {
+            leftover = match sync(&shared.folder, leftover).await {
+                Ok(leftover) => leftover,
+                Err(error) => {
+                    tracing::warn!(%error, draft = %id, "what a crash left could not be made durable");
+                    continue;
+                }
+            };
+        }
         let Ok(Some(journal)) = &leftover.journal else { continue };
         if !is_ours(shared, journal) || !is_unsettled(journal) {
             continue;
         }
         if let Err(error) = settle_one(shared, leftover, tell).await {
             tracing::info!(%error, draft = %id, "what an upload left in Glance is looked at again later");
+            all = false;
         }
     }
+    all
+}
+
+/// Makes what a crash left durable: a process died, the machine did not, and now the bytes are all there are.
+async fn sync(folder: &Arc<Folder>, mut leftover: Leftover) -> Result<Leftover> {
+    let folder = Arc::clone(folder);
+    blocking(move || {
+        if let (Some(spool), Ok(Some(journal))) = (&leftover.spool, &mut leftover.journal) {
+            JournalFile::existing(folder, leftover.id).sync_and_note(spool)?;
+            journal.unsynced = None;
+        }
+        Ok(leftover)
+    })
+    .await
 }
 
 /// This mount's cloud and project are those it is for.
@@ -117,7 +147,7 @@ async fn settle_one(
     let keeps = told.1 > 0 || strays_left || settled.is_err();
     // The lock is held until the journal tells what was done.
     blocking(move || {
-        let file = JournalFile::new(folder, id);
+        let file = JournalFile::existing(folder, id);
         match keeps {
             true => file.store(Durability::Durable, || Some(journal))?,
             false => file.remove(),
@@ -176,7 +206,11 @@ pub(super) async fn settle(shared: &Shared, journal: &mut Journal, spool: &Arc<S
     let created = journal.record == Record::Created;
     match image.status {
         Status::Active | Status::Deactivated => {
-            if is_the_same(&image, Arc::clone(spool)).await? {
+            let same = match &journal.streamed {
+                Some(streamed) => is_what_was_streamed(&image, streamed),
+                None => is_the_same(&image, Arc::clone(spool)).await?,
+            };
+            if same {
                 return Ok(Settled::Finished(Box::new(image)));
             }
             // Not ours any more: somebody else has filled it.
@@ -223,6 +257,17 @@ async fn is_the_same(image: &Image, spool: Arc<Spool>) -> Result<bool> {
     .await
 }
 
+/// The same of a stream, whose bytes nobody has any more.
+fn is_what_was_streamed(image: &Image, ours: &Streamed) -> bool {
+    let sha512 = image.hash.as_ref().filter(|hash| &*hash.algorithm == "sha512");
+    let same = match (sha512, &image.checksum) {
+        (Some(hash), _) => hash.value.eq_ignore_ascii_case(&ours.digests.sha512),
+        (None, Some(md5)) => md5.eq_ignore_ascii_case(&ours.digests.md5),
+        (None, None) => false,
+    };
+    same && image.size == Some(ours.size)
+}
+
 /// Gives the bytes of a finished upload to the cache and forgets the draft.
 pub(super) async fn keep_as_image(
     shared: &Arc<Shared>,
@@ -237,16 +282,22 @@ pub(super) async fn keep_as_image(
             image.id
         ));
     }
-    let identity = ContentIdentity::of(image, shared.records.cloud_key(), shared.records.project_id());
+    // A stream has left none.
+    let identity = journal
+        .streamed
+        .is_none()
+        .then(|| ContentIdentity::of(image, shared.records.cloud_key(), shared.records.project_id()));
     let shared = Arc::clone(shared);
     blocking(move || {
-        let file = JournalFile::new(Arc::clone(&shared.folder), id);
+        let file = JournalFile::existing(Arc::clone(&shared.folder), id);
         journal.step = Step::Done;
         file.store(Durability::Relaxed, || Some(journal))?;
         let data = spool.path();
         // With the last reference the lock goes: the cache may want its own.
         drop(spool);
-        if let Err(error) = shared.keeper.adopt(&identity, &data) {
+        if let Some(identity) = identity
+            && let Err(error) = shared.keeper.adopt(&identity, &data)
+        {
             tracing::warn!(image = %identity.image, %error, "the cache did not take the uploaded file");
         }
         file.remove();
@@ -365,6 +416,26 @@ mod tests {
             assert_eq!(crash.files(), Vec::<PathBuf>::new());
             assert_eq!(crash.glance.state().adopted[0].1, b"data");
             assert!(crash.glance.state().deleted.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_had_arrived_is_told() {
+        for (record, bytes, arrived) in
+            [("created", b"data", true), ("reserved", b"data", true), ("created", b"atad", false)]
+        {
+            let crash = crash("uploading", record, "", b"");
+            crash.record().await;
+            crash.fill(bytes).await;
+            let journal = &crash.files()[0].with_extension("json");
+            let ours = r#""strays": [], "streamed": {"size": 4, "md5": "8d777f385d3dfec8815d20f7496026dc", "sha512": ""}"#;
+            std::fs::write(journal, state_of(journal).replace(r#""strays": []"#, ours)).unwrap();
+            crash.glance.state().images.get_mut(&crash.image).unwrap().0.hash = None;
+            let (_, lines) = crash.recover().await;
+            let told = lines.iter().any(|line| line.contains("had arrived"));
+            assert_eq!(told, arrived, "{lines:?}");
+            assert_eq!(crash.files(), Vec::<PathBuf>::new());
+            assert!(crash.glance.state().deleted.is_empty() && crash.glance.state().adopted.is_empty());
         }
     }
 

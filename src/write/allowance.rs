@@ -6,7 +6,7 @@
 //!   that cannot be created is the end.
 //! - Sending the data takes as long as bytes move. None for T is the end too, without another try.
 //! - After the last byte the store may have to join parts or to flatten them: 10 minutes (or T when
-//!   that is longer), but only while the server keeps the connection. When it breaks, T is left to
+//!   that is longer), but only while the server keeps the connection and the record shows the upload under way. When it breaks, T is left to
 //!   find out by the record whether the data arrived.
 //! - Data whose connection broke are sent again, `--retries` times at most.
 //!

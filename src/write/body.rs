@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use futures_util::{StreamExt, stream};
 use md5::{Digest as _, Md5};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -28,7 +29,7 @@ const CHUNK: u64 = 1 << 20;
 const CHUNKS_AHEAD: usize = 2;
 
 /// The hashes that Glance computes too, lower-case hexadecimal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Digests {
     pub(super) md5: String,
     pub(super) sha512: String,

@@ -108,7 +108,8 @@ impl Running {
 
 /// Waits until the draft is quiet and looks whether it may be uploaded.
 async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: CancellationToken) -> Result<Upload> {
-    if !draft.quiet().await {
+    // Who writes a stream may wait for this upload to take what he writes.
+    if draft.stream.is_none() && !draft.quiet().await {
         return Err(Error::new(Kind::TimedOut, "a write to the spool does not end"));
     }
     let size = {
@@ -132,7 +133,7 @@ async fn prepare(draft: &Inner, goal: Goal, spool: Arc<Spool>, cancel: Cancellat
         cancel,
         journal: state.journal.clone(),
         journal_file: draft.journal_file.clone(),
-        allowance: Allowance::new(draft.shared.pace.timeout),
+        allowance: Allowance::new(draft.shared.pace.patience),
         streamed: false,
         sends: 0,
     })
@@ -202,7 +203,7 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
 
 /// Keeps the spool, notes why, and opens the draft again unless it was given up meanwhile.
 async fn failed(draft: &Inner, upload: Option<Upload>, error: Error) -> Error {
-    let (journal, ended, damaged) = {
+    let (journal, ended, damaged, spool) = {
         let mut state = draft.lock();
         if let Some(Upload { mut journal, .. }) = upload {
             // The upload does not know of a rename meanwhile.
@@ -212,13 +213,13 @@ async fn failed(draft: &Inner, upload: Option<Upload>, error: Error) -> Error {
         state.journal.set_failure(Some(&error.to_string()));
         state.phase = Phase::Open;
         let ended = state.ending.take().map(|ending| (ending, state.close()));
-        (state.journal.clone(), ended, state.damage.is_some())
+        (state.journal.clone(), ended, state.damage.is_some(), state.spool.clone())
     };
     // Who asked for it tells it to a person, and what became of the bytes.
     tracing::debug!(name = ?journal.name, image = %journal.image, %error, "an upload failed");
     let (file, failed) = (draft.journal_file.clone(), journal.clone());
     let noted = match ended {
-        None => blocking(move || file.store(Durability::Durable, || Some(journal))).await,
+        None => blocking(move || keep(&file, journal, spool.as_deref())).await,
         Some((ending, spool)) => blocking(move || settle(&file, journal, spool, ending)).await,
     };
     match noted {
@@ -236,6 +237,18 @@ async fn failed(draft: &Inner, upload: Option<Upload>, error: Error) -> Error {
     error
 }
 
+/// Notes why it stopped; the bytes are to outlive a power cut, as who is told of them will expect.
+fn keep(file: &JournalFile, journal: Journal, spool: Option<&Spool>) -> Result<()> {
+    if let Some(spool) = spool
+        && let Err(error) = file.sync(spool)
+    {
+        tracing::warn!(%error, "the bytes of a failed upload could not be made durable");
+    }
+    let kept = file.store(Durability::Durable, || Some(journal));
+    file.bytes_may_change();
+    kept
+}
+
 /// Leaves of a closed draft what its end wants: nothing, or bytes and a reason.
 pub(super) fn settle(
     file: &JournalFile,
@@ -249,7 +262,7 @@ pub(super) fn settle(
             journal.size = size;
             journal.set_failure(Some(&reason));
             // The data stay locked until the journal is written: nobody lists half of it.
-            file.store(Durability::Durable, || Some(journal))
+            keep(file, journal, spool.as_deref())
         }
         Ending::Abandon(_) | Ending::Discard => {
             file.remove();

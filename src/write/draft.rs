@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::commit::{Commit, Ending, Goal};
-use super::journal::{Durability, Journal, JournalFile, Record};
+use super::journal::{Durability, Journal, JournalFile, Record, this_boot};
 use super::spool::Spool;
 use super::state::{Inner, Phase, State, closed, stopped};
 use super::stream::Stream;
@@ -36,6 +36,7 @@ impl Draft {
         journal.replaces = intent.replaces.as_ref().map(|old| old.id.clone());
         journal.cloud = shared.records.cloud_key().to_owned();
         journal.project = shared.records.project_id().map(str::to_owned);
+        journal.unsynced = (!streamed).then(|| this_boot().to_owned());
         let file = Arc::new(JournalFile::new(shared.folder.clone(), spool.id()));
         file.store(Durability::Relaxed, || Some(journal.clone())).inspect_err(|_| file.remove())?;
         let state = State::new(Arc::new(spool), journal, intent.replaces, false);
@@ -50,7 +51,7 @@ impl Draft {
         journal: Journal,
         replaces: Option<Image>,
     ) -> Self {
-        let journal_file = Arc::new(JournalFile::new(shared.folder.clone(), spool.id()));
+        let journal_file = Arc::new(JournalFile::existing(shared.folder.clone(), spool.id()));
         let state = State::new(spool, journal, replaces, true);
         Self { inner: Inner::new(shared, journal_file, state, None) }
     }

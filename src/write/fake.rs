@@ -16,7 +16,9 @@ use super::{Intent, Uploads};
 use crate::cache::ContentIdentity;
 use crate::config::SpoolConfig;
 use crate::error::{Error, Kind, Result};
-use crate::glance::{BodyStream, Change, Cloud, Image, MultiHash, NewImage, OpenBody, Records, Status};
+use crate::glance::{
+    BodyStream, Change, Cloud, Image, MultiHash, NewImage, OpenBody, Placement, Records, Status,
+};
 use crate::units::{ImageId, hexadecimal};
 
 /// What `--timeout` is for these uploads.
@@ -55,6 +57,8 @@ pub(super) struct State {
     pub(super) deleted: Vec<ImageId>,
     pub(super) log: Vec<String>,
     pub(super) created: Vec<NewImage>,
+    /// Where the data of streamed uploads were to go.
+    pub(super) placed: Vec<Placement>,
     pub(super) faults: VecDeque<Fault>,
     pub(super) delete_faults: VecDeque<Fault>,
     pub(super) adopted: Vec<(ContentIdentity, Vec<u8>)>,
@@ -126,7 +130,7 @@ impl FakeGlance {
     /// The same, with `--retries`.
     pub(super) fn uploads_of(&self, dir: &Path, size: Option<u64>, retries: u32) -> Uploads {
         let moment = Duration::from_millis(1);
-        let pace = Pace { retry: moment, retries, poll: moment, timeout: TIMEOUT };
+        let pace = Pace { retry: moment, retries, poll: moment, timeout: TIMEOUT, patience: TIMEOUT };
         let keep_failed = Duration::from_secs(7 * 24 * 3600);
         let config = SpoolConfig { dir: dir.to_owned(), size, keep_failed };
         Uploads::with(&config, Arc::new(self.clone()), Arc::new(self.clone()), pace).unwrap()
@@ -264,7 +268,8 @@ impl Records for FakeGlance {
         self.put(id, size, open).await
     }
 
-    async fn upload_stream(&self, id: &ImageId, mut data: BodyStream) -> Result<()> {
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, mut data: BodyStream) -> Result<()> {
+        self.state().placed.push(placement.clone());
         let broken = match self.state().faults.front() {
             Some(Fault::BreakBody(after, kind)) => Some((*after, *kind)),
             _ => None,

@@ -20,18 +20,22 @@
 //! }
 //! ```
 //!
-//! and `"metadata"` where some was asked for.
+//! and `"metadata"` where some was asked for, `"streamed"` (`size`, `md5`, `sha512`) once a stream was closed, and
+//! `"unsynced"`, a boot of the machine, as long as a power cut may take bytes of the data file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::Metadata;
+use super::body::Digests;
 use super::folder::{DraftId, Folder, JOURNAL_TMP};
+use super::spool::Spool;
 use crate::error::{Error, Kind, Result};
 use crate::units::ImageId;
 
@@ -44,6 +48,10 @@ const MAX_BYTES: u64 = 2 << 20;
 
 /// A failure's text is cut to this many characters.
 const MAX_FAILURE: usize = 2000;
+
+/// What is said of bytes that a power cut may have taken.
+pub(super) const DAMAGED: &str =
+    "the machine went down before its bytes were on the disk: they may be damaged";
 
 /// How far an upload came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +127,30 @@ pub(super) struct Journal {
     /// What the image shall have besides.
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     pub(super) metadata: Metadata,
+    /// The boot of the machine in which bytes were written that may not be on the disk yet; `None`: they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unsynced: Option<String>,
+    /// What was streamed, noted before the body ends: without it no server can have all of it. The bytes are nowhere here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) streamed: Option<Streamed>,
+}
+
+/// Names this boot of the machine: what one process wrote in it another can read, on the disk or not.
+pub(super) fn this_boot() -> &'static str {
+    static BOOT: LazyLock<String> = LazyLock::new(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim().to_owned()
+    });
+    &BOOT
+}
+
+/// All that the writer of a stream gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Streamed {
+    /// Bytes.
+    pub(super) size: u64,
+    #[serde(flatten)]
+    pub(super) digests: Digests,
 }
 
 /// Whether a journal has to be on disk before what follows it happens.
@@ -147,12 +179,28 @@ impl Journal {
             failure: None,
             strays: Vec::new(),
             metadata: Metadata::default(),
+            unsynced: None,
+            streamed: None,
         }
     }
 
     /// Notes why it stopped, or (`None`) that it goes on.
     pub(super) fn set_failure(&mut self, reason: Option<&str>) {
         self.failure = reason.map(|reason| reason.chars().take(MAX_FAILURE).collect());
+    }
+
+    /// The machine went down before all bytes were on the disk: what is in the data file may be anything.
+    pub(super) fn may_be_damaged(&self) -> bool {
+        self.unsynced.as_deref().is_some_and(|boot| boot != this_boot())
+    }
+
+    /// Why it stopped, and what else a person should know of its bytes.
+    pub(super) fn reason(&self) -> Option<String> {
+        let damaged = self.may_be_damaged().then(|| DAMAGED.to_owned());
+        match (self.failure.clone(), damaged) {
+            (Some(failure), Some(damaged)) => Some(format!("{failure}; {damaged}")),
+            (failure, damaged) => failure.or(damaged),
+        }
     }
 
     /// Both are of one name in one project of one cloud.
@@ -177,14 +225,14 @@ impl Journal {
         Self::decode(&bytes).map(Some).map_err(|error| error.context(path.display()))
     }
 
-    fn encode(&self) -> Result<Vec<u8>> {
+    pub(super) fn encode(&self) -> Result<Vec<u8>> {
         let failed = |error| Error::new(Kind::Io, "writing a journal").with_source(error);
         let mut bytes = serde_json::to_vec_pretty(self).map_err(failed)?;
         bytes.push(b'\n');
         Ok(bytes)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let damaged = |why: &str| Error::new(Kind::Integrity, format!("the journal {why}"));
         if bytes.len() as u64 > MAX_BYTES {
             return Err(damaged("is too long"));
@@ -212,12 +260,24 @@ impl Journal {
 pub(super) struct JournalFile {
     folder: Arc<Folder>,
     id: DraftId,
-    writing: Mutex<()>,
+    /// Whether data and journal were removed; held by who writes.
+    removed: Mutex<bool>,
+    /// All bytes of the data file are on the disk: whatever journal is stored says so.
+    is_synced: AtomicBool,
+    /// The journal that is there is on the disk: only one that is, too, may take its place.
+    is_durable: AtomicBool,
 }
 
 impl JournalFile {
+    /// That of a new draft, which has none yet.
     pub(super) fn new(folder: Arc<Folder>, id: DraftId) -> Self {
-        Self { folder, id, writing: Mutex::new(()) }
+        let (is_synced, is_durable) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { folder, id, removed: Mutex::new(false), is_synced, is_durable }
+    }
+
+    /// That of a draft which somebody may rely on.
+    pub(super) fn existing(folder: Arc<Folder>, id: DraftId) -> Self {
+        Self { is_durable: AtomicBool::new(true), ..Self::new(folder, id) }
     }
 
     /// The draft it is of.
@@ -225,28 +285,55 @@ impl JournalFile {
         self.id
     }
 
-    /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it.
-    /// Blocks on the disk.
+    /// Replaces the journal by what `current` gives once nobody else writes it; `None` leaves it. Once it was removed
+    /// there is nothing to store any more: who failed and who gave up the file may come at the same time. After a power cut
+    /// there is this one or, unless it is durable, the one before it: file systems may keep the name of a new file
+    /// without its bytes, and then nobody would know of a record. Blocks on the disk.
     pub(super) fn store(
         &self,
         durability: Durability,
         current: impl FnOnce() -> Option<Journal>,
     ) -> Result<()> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(journal) = current() else { return Ok(()) };
+        let removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut journal) = current().filter(|_| !*removed) else { return Ok(()) };
+        if self.is_synced.load(Ordering::Relaxed) {
+            journal.unsynced = None;
+        }
         let path = self.folder.journal_path(self.id);
         let fresh = path.with_extension(JOURNAL_TMP);
         let durable = durability == Durability::Durable;
-        write_file(&fresh, &journal.encode()?, durable)
+        write_file(&fresh, &journal.encode()?, durable || self.is_durable.load(Ordering::Relaxed))
             .and_then(|()| fs::rename(&fresh, &path))
             .and_then(|()| if durable { self.folder.sync() } else { Ok(()) })
-            .map_err(|error| Error::io(format!("writing {}", path.display()), error))
+            .map_err(|error| Error::io(format!("writing {}", path.display()), error))?;
+        self.is_durable.fetch_or(durable, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes the bytes of `spool`, to which nobody writes any more, durable; what is stored from now on says so.
+    /// Blocks on the disk.
+    pub(super) fn sync(&self, spool: &Spool) -> Result<()> {
+        spool.sync()?;
+        self.is_synced.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The same, and says so in the journal that is there; the names of both are durable, too. Blocks on the disk.
+    pub(super) fn sync_and_note(&self, spool: &Spool) -> Result<()> {
+        self.sync(spool)?;
+        self.store(Durability::Durable, || Journal::load(&self.folder, self.id).ok().flatten())
+    }
+
+    /// Bytes may be written again.
+    pub(super) fn bytes_may_change(&self) {
+        self.is_synced.store(false, Ordering::Relaxed);
     }
 
     /// Removes the draft's data and journal.
     pub(super) fn remove(&self) {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
         self.folder.remove(self.id);
+        *removed = true;
     }
 }
 
@@ -347,6 +434,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_streamed_is_kept_as_it_is() {
+        let digests = Digests { md5: "d41d8cd9".into(), sha512: "cf83e135".into() };
+        let journal = Journal { streamed: Some(Streamed { size: 7, digests }), ..golden() };
+        let end = "  \"streamed\": {\n    \"size\": 7,\n    \"md5\": \"d41d8cd9\",\n    \"sha512\": \"cf83e135\"\n  }\n}\n";
+        let text = format!("{},\n{end}", GOLDEN.strip_suffix("\n}\n").unwrap());
+        assert_eq!(String::from_utf8(journal.encode().unwrap()).unwrap(), text);
+        assert_eq!(Journal::decode(text.as_bytes()).unwrap(), journal);
+    }
+
+    #[test]
+    fn numbers_of_metadata_come_back_as_they_were() {
+        let number = format!("475004{}928", "6".repeat(99));
+        let end = format!(",\n  \"metadata\": {{\"record\": {{\"n\": {number}}}}}\n}}\n");
+        let text = GOLDEN.replace("\n}\n", &end);
+        let journal = Journal::decode(text.as_bytes()).unwrap();
+        assert_eq!(Journal::decode(&journal.encode().unwrap()).unwrap(), journal);
+    }
+
+    #[test]
     fn a_damaged_journal_is_an_error_and_never_believed() {
         for (from, to) in [
             ("\"version\": 1", "\"version\": 2"),
@@ -370,6 +476,16 @@ mod tests {
             Folder::open(&SpoolConfig { dir: dir.into(), size: None, keep_failed: std::time::Duration::MAX })
                 .unwrap();
         JournalFile::new(Arc::new(folder), DraftId::generate())
+    }
+
+    #[test]
+    fn a_journal_that_was_removed_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = journal_file(dir.path());
+        file.store(Durability::Relaxed, || Some(golden())).unwrap();
+        file.remove();
+        file.store(Durability::Durable, || Some(golden())).unwrap();
+        assert_eq!(Journal::load(&file.folder, file.id).unwrap(), None);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(super) fn age_out(folder: &Arc<Folder>) {
 
 fn note_crash(folder: &Arc<Folder>, id: DraftId, mut journal: Journal) {
     journal.set_failure(Some("the process ended"));
-    let file = JournalFile::new(Arc::clone(folder), id);
+    let file = JournalFile::existing(Arc::clone(folder), id);
     if let Err(error) = file.store(Durability::Relaxed, || Some(journal)) {
         tracing::warn!(%error, "the journal of an upload that a crash ended could not be written");
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::carry::Formats;
 use crate::error::{Error, Kind, Result};
+use crate::glance::Placement;
 
 /// Bytes of keys and values together. Kernels and programs set some KiB; what is kept goes into each journal.
 const MOST_BYTES: usize = 256 << 10;
@@ -52,6 +53,11 @@ impl Metadata {
             return Err(Error::new(Kind::NoSpace, "more metadata than an upload takes along"));
         }
         Ok(())
+    }
+
+    /// Where the data are to go.
+    pub(super) fn placement(&self) -> Placement {
+        Placement { store: self.store.clone(), base_image: self.base_image.clone() }
     }
 
     /// The formats that were asked for go before all others.

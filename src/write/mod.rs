@@ -29,6 +29,8 @@ mod draft;
 #[cfg(test)]
 mod fake;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod journal;
 mod keeper;
 mod kept;
@@ -84,6 +86,10 @@ const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 /// How often records are looked for that could not be deleted while the server was away: one listing of the
 /// spool folder.
 const SETTLING: Duration = Duration::from_secs(60);
+
+/// How soon it is looked again for what could not be settled; each time after twice as long. A server that a crash
+/// cut off in the middle of the data says for a moment that it is still taking them.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What an upload is for.
 #[derive(Debug, Clone)]
@@ -203,18 +209,20 @@ impl Uploads {
         self.shared.folder.listen(listener);
     }
 
-    /// Settles what a crash or an outage left in Glance, unless `read_only`, now and every minute; and removes
-    /// every hour what failed uploads left longer ago than `--keep-failed`. Until [`shut_down`](Self::shut_down).
+    /// Settles what a crash or an outage left in Glance, unless `read_only`, now and every minute, sooner what is
+    /// not settled yet; and removes every hour what failed uploads left longer ago than `--keep-failed`. Until
+    /// [`shut_down`](Self::shut_down).
     ///
     /// `tell` hears what changed in Glance by that, and must not wait.
     pub async fn keep_house(self, read_only: bool, tell: impl Fn(Settlement) + Send + Sync) {
         let Shared { folder, stop, .. } = &*self.shared;
         let mut aged = Instant::now();
+        let mut again = AGAIN;
         loop {
-            if !read_only {
-                aftermath::settle_all(&self.shared, &tell).await;
-            }
-            if timeout(SETTLING, stop.cancelled()).await.is_ok() {
+            let settled = read_only || aftermath::settle_all(&self.shared, &tell).await;
+            let pause = if settled { SETTLING } else { again };
+            again = if settled { AGAIN } else { (again * 2).min(SETTLING) };
+            if timeout(pause, stop.cancelled()).await.is_ok() {
                 return;
             }
             if aged.elapsed() < HOUSEKEEPING {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::folder::{DraftId, Folder};
-use super::journal::{Journal, Record, Step};
+use super::journal::{DAMAGED, Journal, Record, Step};
 use super::spool::Spool;
 use crate::error::Result;
 
@@ -69,8 +69,10 @@ pub(super) fn examine(folder: &Arc<Folder>, id: DraftId) -> Option<Leftover> {
     let journaled = journal.as_ref().ok().and_then(Option::as_ref);
     let finished = journaled.is_some_and(|journal| journal.step == Step::Done);
     // A reservation or a stream has no bytes here, and yet a crash may have left its record.
-    let recorded =
-        journaled.is_some_and(|journal| journal.record == Record::Created || !journal.strays.is_empty());
+    let recorded = journaled.is_some_and(|journal| {
+        let filled = journal.record == Record::Reserved && journal.streamed.is_some();
+        journal.record == Record::Created || filled || !journal.strays.is_empty()
+    });
     if finished || (bytes == 0 && !recorded) {
         folder.remove(id);
         return None;
@@ -102,6 +104,9 @@ impl Leftover {
         };
         let mut line =
             format!("the upload of {name:?} as image {image} stopped at {step} ({reason}): {kept}");
+        if journal.may_be_damaged() {
+            line.push_str(&format!("; {DAMAGED}"));
+        }
         if journal.record == Record::Created {
             line.push_str(&format!(
                 "; the record {image} may still be in Glance, without data that are proven"

@@ -106,7 +106,7 @@ impl Report {
             started: journal.map(|journal| journal.started),
             cloud: journal.map(|journal| journal.cloud.clone()),
             project: journal.and_then(|journal| journal.project.clone()),
-            reason: journal.and_then(|journal| journal.failure.clone()),
+            reason: journal.and_then(Journal::reason),
             file: folder.data_path(id).display().to_string(),
         }
     }

@@ -1,12 +1,14 @@
 //! What lies in the spool, taken up again: uploaded once more, or thrown away.
 
 use std::io;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::{Instant, sleep};
 
 use super::aftermath::{Settled, is_ours, keep_as_image, settle};
 use super::folder::DraftId;
-use super::journal::{Journal, JournalFile, Record};
+use super::journal::{DAMAGED, Journal, JournalFile, Record, this_boot};
 use super::recover::{Leftover, examine};
 use super::spool::Spool;
 use super::{Draft, Uploads};
@@ -14,6 +16,14 @@ use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::units::ImageId;
+
+/// How long an upload is waited for that is held and not by a program of this mount: the next mount after a crash asks Glance
+/// for its record and deletes it, which takes well below a second, and whoever reads its message meanwhile does what the
+/// message says.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// Between looks whether it is free.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What came of [`Uploads::take_up`].
 #[derive(Debug)]
@@ -35,7 +45,8 @@ impl Uploads {
     ///
     /// # Errors
     /// `NotFound`; `Busy` while somebody writes or uploads it; `Invalid` when it is for another cloud or
-    /// project, or its journal is lost and no `name` was given; those of the disk and of Glance.
+    /// project, or when no `name` was given and its journal is lost or a power cut may have damaged its bytes; those
+    /// of the disk and of Glance.
     pub async fn take_up(&self, id: &str, name: Option<String>) -> Result<TakenUp> {
         let Leftover { id, spool, journal, .. } = self.leftover(id).await?;
         let spool = Arc::new(spool.ok_or_else(|| Error::new(Kind::Io, "its file cannot be opened"))?);
@@ -59,6 +70,17 @@ impl Uploads {
                 return Ok(TakenUp::Image(image));
             }
         };
+        if name.is_some() {
+            // A person has looked at it.
+            journal.unsynced = Some(this_boot().to_owned());
+        } else if journal.may_be_damaged() {
+            let file = shared.folder.data_path(id);
+            let message = format!(
+                "{DAMAGED}. Copy the file again; or look at {} and, if it is right, upload it with --as NAME",
+                file.display()
+            );
+            return Err(Error::new(Kind::Invalid, message));
+        }
         let mut replaces = None;
         if let Some(name) = name.filter(|name| *name != journal.name) {
             // Another image than it was to be.
@@ -103,7 +125,7 @@ impl Uploads {
         }
         let folder = Arc::clone(&self.shared.folder);
         blocking(move || {
-            JournalFile::new(folder, id).remove();
+            JournalFile::existing(folder, id).remove();
             drop(spool);
             Ok(gone)
         })
@@ -114,17 +136,33 @@ impl Uploads {
         let unknown =
             || Error::new(Kind::NotFound, "there is no such upload here: glancefs uploads lists them");
         let id = DraftId::parse(id).ok_or_else(unknown)?;
-        let folder = Arc::clone(&self.shared.folder);
-        blocking(move || {
-            if let Some(leftover) = examine(&folder, id) {
-                return Ok(leftover);
+        // With time left for the rest.
+        let until = Instant::now() + SETTLING.min(self.shared.pace.timeout / 2);
+        loop {
+            let folder = Arc::clone(&self.shared.folder);
+            let found = blocking(move || {
+                if let Some(leftover) = examine(&folder, id) {
+                    return Ok(leftover);
+                }
+                Err(match Spool::open(folder, id) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => unknown(),
+                    _ => Error::new(Kind::Busy, "it is being written or uploaded: end the program that does"),
+                })
+            });
+            match found.await {
+                Err(error) if error.kind() == Kind::Busy && Instant::now() < until && !self.runs(id) => {
+                    sleep(LOOK).await;
+                }
+                found => return found,
             }
-            Err(match Spool::open(folder, id) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => unknown(),
-                _ => Error::new(Kind::Busy, "it is being written or uploaded: end the program that does"),
-            })
-        })
-        .await
+        }
+    }
+
+    /// A program of this mount writes it, or it is on its way: it is not about to be free.
+    fn runs(&self, id: DraftId) -> bool {
+        // The lock of the drafts is given back before that of the one is taken.
+        let draft = self.shared.live().get(&id).and_then(Weak::upgrade);
+        draft.is_some_and(|draft| draft.lock().runs())
     }
 
     fn new_journal(&self, name: &str) -> Journal {
@@ -173,6 +211,50 @@ mod tests {
         draft.commit().await.unwrap_err();
         drop(draft);
         uploads.reports().unwrap().uploads[0].id.clone()
+    }
+
+    #[tokio::test]
+    async fn what_a_mount_is_about_to_settle_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let glance = FakeGlance::default();
+        let uploads = glance.uploads(dir.path());
+        let id = failed(&glance, &uploads, intent("new")).await;
+        let held = Spool::open(Arc::clone(&uploads.shared.folder), DraftId::parse(&id).unwrap()).unwrap();
+        assert!(held.try_lock());
+        let taken = tokio::join!(uploads.take_up(&id, None), async {
+            sleep(3 * LOOK).await;
+            drop(held);
+        });
+        assert!(matches!(taken.0, Ok(TakenUp::Draft { .. })), "{taken:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_writes_or_uploads_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let glance = FakeGlance::default();
+        let uploads = glance.uploads(dir.path());
+        let draft = uploads.draft(intent("running")).unwrap();
+        draft.write(0, b"data").unwrap();
+        let id = uploads.reports().unwrap().uploads[0].id.clone();
+        let refused = async || {
+            // The clock stands unless somebody waits for it.
+            tokio::time::pause();
+            let before = Instant::now();
+            assert_eq!(uploads.take_up(&id, None).await.unwrap_err().kind(), Kind::Busy);
+            assert_eq!(before.elapsed(), Duration::ZERO);
+            tokio::time::resume();
+        };
+        refused().await;
+        glance.will(&[Fault::Hang]);
+        let committing = tokio::spawn({
+            let draft = Arc::clone(&draft);
+            async move { draft.commit().await }
+        });
+        while draft.upload_progress() == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        refused().await;
+        committing.abort();
     }
 
     fn draft(taken_up: TakenUp) -> Arc<Draft> {

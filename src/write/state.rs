@@ -79,6 +79,15 @@ impl State {
         }
     }
 
+    /// A program writes it, or its upload is under way.
+    pub(super) fn runs(&self) -> bool {
+        match self.phase {
+            Phase::Open => self.journal.failure.is_none(),
+            Phase::Committing(_) => true,
+            Phase::Committed(_) | Phase::Closed => false,
+        }
+    }
+
     /// Damage in several places counts as damage of all between them.
     pub(super) fn add_damage(&mut self, range: ByteRange, error: &Error) {
         let range = match &self.damage {
@@ -153,11 +162,12 @@ impl Inner {
 
     /// Ends the draft for good: at once, or as soon as the commit under way has failed.
     pub(super) fn end(&self, ending: Ending) {
-        if let Some(stream) = &self.stream {
-            stream.cut();
-        }
         let (journal, spool) = {
             let mut state = self.lock();
+            // With the state held: an upload that fails by it must find what the end wants.
+            if let Some(stream) = &self.stream {
+                stream.cut();
+            }
             match &state.phase {
                 Phase::Open => {}
                 Phase::Committing(commit) => {

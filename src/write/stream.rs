@@ -17,13 +17,14 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use md5::{Digest as _, Md5};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Digests;
 use super::commit::Commit;
-use super::journal::{Durability, Record, Step};
+use super::journal::{Durability, Record, Step, Streamed};
 use super::upload::{Upload, may_have_happened};
+use crate::blocking::blocking;
 use crate::error::{Error, Kind, Result};
 use crate::format::sniff;
 use crate::glance::{BodyStream, Image};
@@ -61,6 +62,25 @@ struct Pen {
     to_network: Option<mpsc::Sender<Piece>>,
     upload: Option<Commit>,
     failure: Option<Error>,
+}
+
+impl Pen {
+    /// Waits until the network takes `piece`; `None` when the upload has ended before. Its body can be there longer than
+    /// the upload: the HTTP client keeps it until a full socket moves again.
+    fn give(&self, to_network: &mpsc::Sender<Piece>, piece: Piece) -> Option<()> {
+        let piece = match to_network.try_send(piece) {
+            Ok(()) => return Some(()),
+            Err(TrySendError::Closed(_)) => return None,
+            Err(TrySendError::Full(piece)) => piece,
+        };
+        let upload = self.upload.clone()?;
+        tokio::runtime::Handle::current().block_on(async {
+            tokio::select! {
+                given = to_network.send(piece) => given.ok(),
+                _ = upload.wait() => None,
+            }
+        })
+    }
 }
 
 /// The network's side.
@@ -138,10 +158,10 @@ impl Stream {
             pen.head.extend_from_slice(data);
             return if pen.head.len() >= HEAD { self.begin(&mut pen, begin) } else { Ok(()) };
         };
-        match to_network.blocking_send(Piece::Data(Bytes::copy_from_slice(data))) {
-            Ok(()) => Ok(()),
-            // Nobody takes it any more: the upload has failed, and tells why.
-            Err(_) => Err(self.fail_as_the_upload(&mut pen)),
+        match pen.give(&to_network, Piece::Data(Bytes::copy_from_slice(data))) {
+            Some(()) => Ok(()),
+            // The upload has failed, and tells why.
+            None => Err(self.fail_as_the_upload(&mut pen)),
         }
     }
 
@@ -174,7 +194,7 @@ impl Stream {
         }
         if let Some(to_network) = pen.to_network.take() {
             // If nobody takes it, the outcome tells why.
-            let _ = to_network.blocking_send(Piece::End);
+            let _ = pen.give(&to_network, Piece::End);
         }
         pen.upload.clone().ok_or_else(|| Error::new(Kind::BadHandle, "the file was given up"))
     }
@@ -217,20 +237,30 @@ impl Stream {
 }
 
 impl Pieces {
-    /// The body. It ends with an error unless the writer has closed the file.
-    fn into_body(self, sent: Arc<AtomicU64>) -> BodyStream {
-        let Self { head, rest, cut, .. } = self;
+    /// The body. It ends with an error unless the writer has closed the file; then `note` has been told before what
+    /// it is that ends.
+    fn into_body<N: Future<Output = ()> + Send>(
+        self,
+        sent: Arc<AtomicU64>,
+        note: impl FnOnce(Streamed) -> N + Send + 'static,
+    ) -> BodyStream {
+        let Self { head, rest, cut, total } = self;
         let first = stream::iter([Ok(head)]);
-        let rest = stream::unfold(Some((rest, cut)), |state| async move {
-            let (mut rest, cut) = state?;
+        let rest = stream::unfold(Some((rest, cut, total, note)), |state| async move {
+            let (mut rest, cut, total, note) = state?;
             let piece = tokio::select! {
                 biased;
                 () = cut.cancelled() => None,
                 piece = rest.recv() => piece,
             };
             match piece {
-                Some(Piece::Data(bytes)) => Some((Ok(bytes), Some((rest, cut)))),
-                Some(Piece::End) => None,
+                Some(Piece::Data(bytes)) => Some((Ok(bytes), Some((rest, cut, total, note)))),
+                Some(Piece::End) => {
+                    if let Some((size, digests)) = total.get().cloned() {
+                        note(Streamed { size, digests }).await;
+                    }
+                    None
+                }
                 None => Some((Err(io::Error::other("its writer did not close the file")), None)),
             }
         });
@@ -261,7 +291,7 @@ impl Upload {
             // Clamped to a length in memory: it fits.
             Ok(head.slice(range.start as usize..range.end as usize))
         })?;
-        self.note(Step::Creating, Durability::Durable).await?;
+        self.note_creation(Step::Creating).await?;
         if self.journal.record == Record::Reserved {
             let image = self.show().await?;
             self.prepare_reserved(&content, &image).await?;
@@ -270,8 +300,19 @@ impl Upload {
         }
         self.note(Step::Uploading, Durability::Relaxed).await?;
         let total = Arc::clone(&pieces.total);
-        let body = pieces.into_body(Arc::clone(&self.sent));
-        let sending = self.shared.records.upload_stream(&self.journal.image, body);
+        let (mut journal, file) = (self.journal.clone(), Arc::clone(&self.journal_file));
+        let note = async move |streamed: Streamed| {
+            journal.size = streamed.size;
+            journal.streamed = Some(streamed);
+            let noted = blocking(move || file.store(Durability::Durable, || Some(journal))).await;
+            if let Err(error) = noted {
+                // A crash from now on leaves an image that nobody proves.
+                tracing::warn!(%error, "the journal of an upload could not be written");
+            }
+        };
+        let body = pieces.into_body(Arc::clone(&self.sent), note);
+        let placement = self.journal.metadata.placement();
+        let sending = self.shared.records.upload_stream(&self.journal.image, &placement, body);
         let outcome = self.unless_cancelled(sending).await;
         let Some((size, digests)) = total.get().cloned() else {
             let early =
@@ -279,6 +320,7 @@ impl Upload {
             return Err(outcome.err().map_or_else(early, |error| self.explained(error)));
         };
         self.size = size;
+        self.journal.streamed = Some(Streamed { size, digests: digests.clone() });
         match outcome {
             Ok(()) => {
                 if let Err(error) = self.note(Step::Verifying, Durability::Durable).await {
@@ -356,6 +398,21 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_writer_that_is_faster_than_the_upload_begins_is_not_waited_for() {
+        let rig = rig();
+        let draft = rig.draft(intent("new"));
+        let (writer, data) = (Arc::clone(&draft), bytes(1 << 20));
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut pieces = data.chunks(100_000).enumerate();
+            pieces.try_for_each(|(index, piece)| writer.write(index as u64 * 100_000, piece))
+        });
+        // The runtime has this thread only: the upload begins when the writer waits for it.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        writing.await.unwrap().unwrap();
+        draft.commit().await.unwrap();
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn the_format_is_told_by_the_first_bytes() {
         let rig = rig();
@@ -364,6 +421,27 @@ mod tests {
         let draft = rig.draft(intent("iso"));
         write(&draft, &iso, 1000).await.unwrap();
         assert_eq!(draft.commit().await.unwrap().disk_format.as_deref(), Some("iso"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_store_and_the_base_that_were_asked_for_go_with_the_data() {
+        let rig = rig();
+        let draft = rig.draft(intent("new"));
+        draft
+            .change_metadata(|metadata| {
+                metadata.store = Some("fast".into());
+                metadata.base_image = Some("1f".into());
+                Ok(())
+            })
+            .unwrap();
+        write(&draft, &bytes(100_000), 1000).await.unwrap();
+        let late = draft.change_metadata(|_| Ok(())).unwrap_err();
+        assert_eq!(late.kind(), Kind::Busy, "the data are on their way");
+        draft.commit().await.unwrap();
+        let placed = rig.glance.state().placed.clone();
+        assert_eq!(placed.len(), 1);
+        let placed = (placed[0].store.as_deref(), placed[0].base_image.as_deref());
+        assert_eq!(placed, (Some("fast"), Some("1f")));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!             journal            request             on failure
+//! reserving,
 //! creating    durable, before    POST (or PATCH)     our record is deleted
 //! uploading   relaxed            PUT                 our record is deleted; did it arrive after all?
 //! verifying   durable, after     GET until active    our record is deleted
@@ -28,7 +29,7 @@ use crate::blocking::blocking;
 use crate::config::HttpConfig;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Content, sniff};
-use crate::glance::{Change, Image, NewImage, Placement, Status};
+use crate::glance::{Change, Image, NewImage, Status};
 use crate::units::ImageId;
 
 /// The pauses between tries grow up to that before this one: five seconds, as the client's below.
@@ -49,13 +50,16 @@ pub(super) struct Pace {
     pub(super) poll: Duration,
     /// T of the rule in `allowance.rs`.
     pub(super) timeout: Duration,
+    /// The same for requests about the record: longer with `--hard`.
+    pub(super) patience: Duration,
 }
 
 impl Pace {
     /// The usual one.
     pub(super) fn of(http: &HttpConfig) -> Self {
         let HttpConfig { timeout, retries, .. } = *http;
-        Self { retry: Duration::from_secs(1), retries, poll: Duration::from_millis(500), timeout }
+        let (retry, poll) = (Duration::from_secs(1), Duration::from_millis(500));
+        Self { retry, retries, poll, timeout, patience: http.patience() }
     }
 }
 
@@ -84,6 +88,16 @@ impl Upload {
     /// Makes the draft an active, proven image. On failure nothing of ours stays in Glance, or the
     /// journal names it.
     pub(super) async fn publish(&mut self) -> Result<Image> {
+        let syncing = self.sync_beside();
+        let published = self.publish_what_is_written().await;
+        if published.is_err() {
+            // Before anybody can write again: what is durable then is not what he wrote.
+            let _ = syncing.await;
+        }
+        published
+    }
+
+    async fn publish_what_is_written(&mut self) -> Result<Image> {
         let spool = self.spool.clone();
         let content = blocking(move || sniff(|range| spool.read(range))).await?;
         self.sweep().await;
@@ -113,12 +127,30 @@ impl Upload {
         }
     }
 
+    /// Makes the bytes durable while they are sent, which costs the upload nothing: the cache wants it anyway, of
+    /// what succeeds, and what fails is kept.
+    fn sync_beside(&self) -> tokio::task::JoinHandle<()> {
+        let (folder, file) = (self.shared.folder.clone(), self.journal_file.clone());
+        tokio::task::spawn_blocking(move || {
+            // A descriptor of its own: the lock goes with the upload.
+            let synced = match Spool::open(folder, file.id()) {
+                Ok(spool) => file.sync_and_note(&spool),
+                // It is an image already.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(Error::io("opening a spool file", error)),
+            };
+            if let Err(error) = synced {
+                tracing::warn!(%error, "the bytes of an upload could not be made durable");
+            }
+        })
+    }
+
     /// Creates a record without data; one that exists already is only shown.
     pub(super) async fn reserve(&mut self) -> Result<Image> {
         if self.journal.record == Record::Reserved {
             return self.show().await;
         }
-        self.note(Step::Reserving, Durability::Relaxed).await?;
+        self.note_creation(Step::Reserving).await?;
         let asked = &self.journal.metadata;
         let asked_for = |key: &str| asked.record.contains_key(key);
         let formats = (asked_for("disk_format") && asked_for("container_format"))
@@ -132,7 +164,7 @@ impl Upload {
     }
 
     async fn attempt(&mut self, content: &Content, again: bool) -> Result<Image> {
-        self.note(Step::Creating, Durability::Durable).await?;
+        self.note_creation(Step::Creating).await?;
         if self.journal.record == Record::Reserved {
             let image = self.show().await?;
             if again && image.status == Status::Active {
@@ -146,10 +178,7 @@ impl Upload {
         self.note(Step::Uploading, Durability::Relaxed).await?;
         let body = Body::new(self.spool.clone(), self.size, self.sent.clone());
         let open = || body.open();
-        let placement = Placement {
-            store: self.journal.metadata.store.clone(),
-            base_image: self.journal.metadata.base_image.clone(),
-        };
+        let placement = self.journal.metadata.placement();
         let sending = self.shared.records.upload_to(&self.journal.image, self.size, &placement, &open);
         let outcome = self.unless_cancelled(sending).await;
         self.sends += body.begun();
@@ -394,6 +423,18 @@ impl Upload {
         self.journal.set_failure(None);
         let (file, journal) = (self.journal_file.clone(), self.journal.clone());
         blocking(move || file.store(durability, || Some(journal))).await
+    }
+
+    /// Writes the journal before the record is asked for: a crash from here on may leave it.
+    pub(super) async fn note_creation(&mut self, step: Step) -> Result<()> {
+        let before = self.journal.record;
+        if before == Record::None {
+            self.journal.record = Record::Created;
+        }
+        let noted = self.note(step, Durability::Durable).await;
+        // What fails before the request has nothing to take back.
+        self.journal.record = before;
+        noted
     }
 
     pub(super) async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {

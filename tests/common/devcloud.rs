@@ -6,8 +6,13 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+/// How long a request that goes on is waited for by who looks at the log: a download that nobody reads, or one that a
+/// server was killed in, never gets there.
+const UNENDED: Duration = Duration::from_secs(2);
 
 /// A running cloud in a folder of its own, on free ports; taken down and removed when dropped.
 ///
@@ -100,10 +105,23 @@ impl Devcloud {
         self.run("restart", options);
     }
 
-    /// Lines of the access log of `glance` or `keystone` that contain `text`.
+    /// Lines of the access log of `glance` or `keystone` that contain `text`. The log has a request some time after the
+    /// client has the answer, so those that have begun are waited for, [`UNENDED`] at most.
     pub fn requests(&self, service: &str, text: &str) -> Vec<String> {
-        let log = std::fs::read_to_string(self.dir().join(service).join("access.log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+        let lines = |log: &str| -> Vec<String> {
+            let log = std::fs::read_to_string(self.dir().join(service).join(log)).unwrap_or_default();
+            log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+        };
+        let limit = Instant::now() + UNENDED;
+        loop {
+            // In this order: what begins in between is not waited for.
+            let begun = lines("begun.log");
+            let ended = lines("access.log");
+            if ended.len() >= begun.len() || Instant::now() > limit {
+                return ended;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn run(&self, verb: &str, arguments: &[&str]) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cloud, Folder, Mount, fails, pattern, sh};
+use crate::harness::{Cloud, Folder, Mount, fails, pattern, run, sh};
 
 const MIB: usize = 1024 * 1024;
 
@@ -284,9 +284,24 @@ fn credentials_in_a_location_are_not_used() {
 with sqlite3.connect(\"{}\") as db:
     changed = db.execute(\"update image_locations set value = replace(value, ?, ?) where image_id = ?\", (\"http://\", \"http://user:secret@\", \"{id}\"))
     assert changed.rowcount == 1'", database.display());
-    let mount = cloud.mount("--direct http");
+    let mut variables = cloud.variables(None);
+    variables.push(("GLANCEFS_LOG".into(), "trace,glancefs=trace,fuser=trace".into()));
+    let mount = Mount::new(variables, "--direct http");
+    mount.up();
     server.heads.lock().unwrap().clear();
-    let _ = std::fs::read(mount.path("direct-secret.raw"));
+    let read = run(&format!("cat {mount}/direct-secret.raw"));
     assert_eq!(server.ranges(), 0);
-    assert!(!mount.log().contains("secret@") && !mount.errors().contains("secret@"));
+    let mut shown = vec![read.stderr, mount.errors()];
+    shown.push(sh!("getfattr --absolute-names -d -m - {mount}/direct-secret.raw
+         for which in url direct_url locations stores; do
+           getfattr --absolute-names -n user.glance.$which {mount}/direct-secret.raw 2>&1 || true; done"));
+    shown.push(sh!("cat {mount}/.glancefs/{{status,status.json,metrics}} {mount}/.glancefs/images/*.json"));
+    mount.down();
+    assert!(mount.log().contains("TRACE"), "the log says all that it can");
+    shown.push(mount.log());
+    for shown in shown {
+        assert!(!shown.contains("user:secret"), "{shown}");
+    }
+    let files = run(&format!("grep -rlaF user:secret {}", mount.beside()));
+    assert_eq!((files.code(), files.stdout.as_str()), (Some(1), ""));
 }

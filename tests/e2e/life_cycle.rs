@@ -252,3 +252,42 @@ fn hidden_and_community_images_are_listed_when_asked_for() {
     let wrong = Mount::new(cloud.variables(None), "--visibility secret").try_up().expect_failure();
     assert!(wrong.contains("--visibility \"secret\"") && wrong.contains("community"), "{wrong}");
 }
+
+#[test]
+fn an_image_that_is_hidden_or_made_invisible_goes_from_the_list_at_once() {
+    let cloud = Cloud::keystone();
+    let mount = cloud.mount("--metadata-ttl 1h");
+    let private = cloud.mount("--metadata-ttl 1h --visibility private");
+    let all = cloud.mount("--metadata-ttl 1h --hidden");
+    let id = cloud.image_of(json!({"name": "vanishing.raw", "visibility": "private"}), b"data");
+    let has = |mount: &Mount| mount.names().contains(&"vanishing.raw".to_owned());
+    for mount in [&mount, &private, &all] {
+        // The kernel knows it by its name then.
+        assert_eq!(mount.read("vanishing.raw"), b"data");
+    }
+    let hide = |mount: &Mount, at: &str, hidden: bool| {
+        sh!("setfattr -n user.glance.os_hidden -v {hidden} {mount}/{at}")
+    };
+    hide(&all, "vanishing.raw", true);
+    assert!(has(&all), "hidden images are shown there");
+    hide(&mount, "vanishing.raw", true);
+    assert!(!has(&mount));
+    assert!(fails!("stat {mount}/vanishing.raw").contains("No such file"));
+    let by_id = format!(".by-id/{id}");
+    assert_eq!(mount.read(&by_id), b"data", "who knows its id has it");
+    assert_eq!(mount.xattr(&by_id, "user.glance.os_hidden"), "true");
+    hide(&mount, &by_id, false);
+    assert!(has(&mount), "and it comes back as quickly");
+    sh!(
+        "jq -c '.os_hidden = true' {mount}/.glancefs/images/{id}.json > {0}/new
+         cat {0}/new > {mount}/.glancefs/images/{id}.json",
+        mount.beside()
+    );
+    assert!(!has(&mount), "the same for a record that is written");
+    hide(&mount, &by_id, false);
+
+    sh!("setfattr -n user.glance.visibility -v shared {private}/vanishing.raw");
+    assert!(!has(&private));
+    assert_eq!(private.read(&by_id), b"data");
+    assert!(has(&mount));
+}

@@ -13,7 +13,10 @@
 )]
 
 mod auth;
+mod cache_disk;
+mod crashes;
 mod direct;
+mod faults;
 mod features;
 mod fio;
 mod folders;
@@ -35,8 +38,10 @@ mod profiles;
 mod reading;
 mod references;
 mod scale;
+mod secrets;
 mod soak;
 mod status;
+mod stores;
 mod stream_upload;
 mod stress;
 mod tls;

@@ -59,7 +59,10 @@ fn df_shows_the_quota_of_the_project() {
     call("POST", "registered_limits", &json!({"registered_limits": limits}));
     cloud.image("counted.raw", &pattern(304, 7 << 20));
     let mount = cloud.mount("--metadata-ttl 1s");
-    assert_eq!(sh!("df -BM --output=size,avail {mount} | tail -n 1 | xargs"), "100M 93M");
+    // `df` waits for an answer of 2 s at most.
+    eventually("df shows the quota", || {
+        sh!("df -BM --output=size,avail {mount} | tail -n 1 | xargs") == "100M 93M"
+    });
     assert_eq!(sh!("df --output=itotal,iused {mount} | tail -n 1 | xargs"), "20 1");
     // Without an answer there is no quota, and df is told all the same.
     cloud.stop("glance");

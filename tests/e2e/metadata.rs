@@ -62,7 +62,7 @@ fn setfattr_changes_what_is_named_and_nothing_else() {
 }
 
 /// setxattr(2) with a flag: setfattr has none.
-fn set_with(flag: &str, name: &str, file: &str) -> String {
+pub fn set_with(flag: &str, name: &str, file: &str) -> String {
     sh!("python3 -c 'import os,sys
 try: os.setxattr(sys.argv[1], sys.argv[2], b\"v\", os.XATTR_{flag})
 except OSError as e: print(__import__(\"errno\").errorcode[e.errno])' {file} {name}")

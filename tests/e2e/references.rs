@@ -66,9 +66,9 @@ fn a_token_never_goes_to_another_glance_than_the_one_logged_in_to() {
 #[test]
 fn a_path_of_another_clouds_mount_is_refused_with_a_cure() {
     let (ours, other) = (Cloud::keystone(), Cloud::open());
-    let id = other.image("elsewhere.raw", b"x");
+    let id = other.image("at-another.raw", b"x");
     let mount = other.mount("");
-    let told = by(ours, "alice", &format!("deactivate {mount}/elsewhere.raw")).expect_failure();
+    let told = by(ours, "alice", &format!("deactivate {mount}/at-another.raw")).expect_failure();
     assert!(told.contains(&other.url) && told.contains("--os-cloud"), "{told}");
     assert_eq!(other.record(&id)["status"], "active");
 }
@@ -120,10 +120,10 @@ fn the_mount_of_one_image_follows_renames_and_the_end_of_the_image() {
     let mount = mounted(cloud.variables(None), &format!("--metadata-ttl 1s --allow-delete :{id}"));
     cloud.set(&id, "name", json!("followed.raw"));
     eventually("the new name", || mount.names() == ["followed.raw"]);
-    sh!("mv {mount}/followed.raw {mount}/moved.raw");
-    assert_eq!(cloud.record(&id)["name"], "moved.raw");
-    assert_eq!(mount.names(), ["moved.raw"]);
-    let held = std::fs::File::open(mount.path("moved.raw")).unwrap();
+    sh!("mv {mount}/followed.raw {mount}/moved-alone.raw");
+    assert_eq!(cloud.record(&id)["name"], "moved-alone.raw");
+    assert_eq!(mount.names(), ["moved-alone.raw"]);
+    let held = std::fs::File::open(mount.path("moved-alone.raw")).unwrap();
     cloud.delete(&id);
     eventually("it is gone", || mount.names().is_empty());
     let error = std::os::unix::fs::FileExt::read_at(&held, &mut [0; 4096], 1_900_000).unwrap_err();
@@ -145,10 +145,11 @@ fn the_saved_list_of_a_cloud_is_not_that_of_one_image() {
     umount(&one);
     assert_eq!(listed, "first.raw");
     cloud.stop("glance");
-    mount.up();
+    // How long an outage is waited for is not the matter here.
+    mount.try_up_with("--timeout 2s").expect_success();
     assert_eq!(mount.names(), ["first.raw", "second.raw"]);
     mount.down();
-    let line = format!("{PROGRAM} mount {options} --allow-stale :{first} {one}");
+    let line = format!("{PROGRAM} mount {options} --timeout 2s --allow-stale :{first} {one}");
     run_with(&line, &cloud.variables(None)).expect_success();
     let listed = sh!("ls {one}");
     umount(&one);
@@ -207,6 +208,20 @@ fn an_image_of_a_mount_is_named_by_id_name_address_or_path() {
     let other = cloud.mount("");
     sh!("cd {other} && {PROGRAM} prefetch held.raw --mount {mount}");
     assert_eq!(other.xattr("held.raw", "user.glancefs.cached_bytes"), "0");
+}
+
+#[test]
+fn an_image_is_named_by_its_address_at_any_endpoint_of_the_mount() {
+    let cloud = Cloud::open();
+    let id = cloud.image("two-addresses.raw", &pattern(315, 100_000));
+    let gate = crate::harness::Gate::to(&cloud.url);
+    let mount = cloud.mount(&format!("--endpoint {} --endpoint {}", cloud.url, gate.url()));
+    for endpoint in [cloud.url.as_str(), &gate.url()] {
+        sh!("{PROGRAM} prefetch --mount {mount} {endpoint}/v2/images/{id}");
+    }
+    let elsewhere = crate::harness::Gate::to(&cloud.url);
+    let told = fails!("{PROGRAM} prefetch --mount {mount} {}/v2/images/{id}", elsewhere.url());
+    assert!(told.contains("another Glance"), "{told}");
 }
 
 #[test]

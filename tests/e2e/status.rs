@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cloud, background, eventually, fails, leave_out, pattern, sh};
+use crate::harness::{Cloud, Detour, background, eventually, fails, leave_out, pattern, sh};
 
 #[test]
 fn a_queued_image_has_no_data() {
@@ -221,4 +221,22 @@ fn another_user_gets_in_with_allow_other_only() {
     let closed = cloud.mount("--allow-other --file-mode 0600");
     sh!("{}", open.replace("{m}", &closed.to_string()));
     assert!(fails!("{as_nobody} cat {closed}/shared.raw").contains("Permission denied"));
+}
+
+#[test]
+fn an_image_whose_data_are_in_use_cannot_be_removed() {
+    let cloud = Cloud::open();
+    let id = cloud.image("has-clones.raw", b"x");
+    // Of the stores only rbd says so, where a volume is a clone of the image; the words are Glance's own.
+    let said = format!(
+        r#"{{"message": "Image {id} could not be deleted because it is in use: The image cannot be deleted because it is in use through the backend store outside of Glance.<br /><br />\n\n\n", "code": "409 Conflict", "title": "Conflict"}}"#
+    );
+    let detour = Detour::to(&cloud.url, &format!("DELETE /v2/images/{id} "), 1, "409 Conflict", &said);
+    let mount = cloud.mount(&format!("--allow-delete --endpoint {}", detour.url()));
+    assert!(fails!("rm {mount}/has-clones.raw").contains("Device or resource busy"));
+    assert!(mount.errors().contains("in use through the backend store"), "{}", mount.errors());
+    assert_eq!(mount.read("has-clones.raw"), b"x", "it stays as it was");
+    // The clone is gone.
+    sh!("rm {mount}/has-clones.raw");
+    assert!(cloud.named("has-clones.raw").is_empty());
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use rustix::process::Signal;
 
-use crate::harness::{Background, Cloud, Mount, background, eventually, fails, pattern, sh};
+use crate::harness::{Background, Cloud, Detour, Gate, Mount, background, eventually, fails, pattern, sh};
 
 const MIB: usize = 1024 * 1024;
 
@@ -41,6 +41,30 @@ fn what_is_written_in_order_becomes_an_image_without_local_space() {
     assert_eq!(cloud.only("stream-named.img")["disk_format"], "qcow2");
     sh!("touch {mount}/stream-reserved.raw && echo data > {mount}/stream-reserved.raw");
     assert_eq!(cloud.only("stream-reserved.raw")["size"], 5);
+}
+
+#[test]
+fn what_is_set_before_the_data_goes_with_a_stream_too() {
+    let cloud = Cloud::of_stores();
+    let mount = cloud.mount("--upload stream --metadata-ttl 1s");
+    let from = source(&mount, 118, 2 * MIB);
+    let base = cloud.image("stream-base.raw", b"base");
+    sh!("exec 3> {mount}/stream-stored.raw
+         setfattr -n user.glance.store -v file2 {mount}/stream-stored.raw
+         setfattr -n user.glance.base_image_ref -v {base} {mount}/stream-stored.raw
+         setfattr -n user.glance.property.os_distro -v debian {mount}/stream-stored.raw
+         cat {from} >&3; exec 3>&-");
+    let record = cloud.only("stream-stored.raw");
+    assert_eq!((&record["stores"], &record["os_distro"]), (&"file2".into(), &"debian".into()));
+    sh!("cmp {from} {mount}/stream-stored.raw");
+    // Also of a record that is there already, and by the store of the mount.
+    sh!("touch {mount}/stream-reserved.raw
+         setfattr -n user.glance.store -v file2 {mount}/stream-reserved.raw
+         cat {from} > {mount}/stream-reserved.raw");
+    assert_eq!(cloud.only("stream-reserved.raw")["stores"], "file2");
+    let mount = cloud.mount("--upload stream --store file2");
+    sh!("cp {from} {mount}/stream-default.raw");
+    assert_eq!(cloud.only("stream-default.raw")["stores"], "file2");
 }
 
 #[test]
@@ -151,5 +175,47 @@ fn a_crash_of_the_daemon_half_way_leaves_a_record_that_the_next_mount_deletes() 
     mount.up();
     eventually("the record is gone", || cloud.named("stream-crashed.raw").is_empty());
     assert!(mount.errors().contains("stream-crashed.raw"), "{}", mount.errors());
+    eventually("nothing is left here", || sh!("find {}/spool -type f | wc -l", mount.beside()) == "0");
+}
+
+#[test]
+fn a_token_that_is_refused_half_way_is_renewed_and_the_writer_begins_again() {
+    let cloud = Cloud::keystone();
+    let detour = Detour::to(&cloud.url, "PUT ", 1, "401 Unauthorized", "");
+    let mount = cloud.mount(&format!("--upload stream --endpoint {}", detour.url()));
+    // A token that is younger than a second is not replaced.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let from = source(&mount, 119, 8 * MIB);
+    let said = fails!("cp {from} {mount}/stream-refused.raw");
+    assert!(said.contains("Input/output error"), "{said}");
+    let told = mount.errors();
+    assert!(told.contains("HTTP 401") && told.contains("write the file again from its beginning"), "{told}");
+    eventually("the record is gone", || cloud.named("stream-refused.raw").is_empty());
+    sh!("cp {from} {mount}/stream-refused.raw");
+    assert_eq!(cloud.only("stream-refused.raw")["size"], 8 * MIB);
+}
+
+#[test]
+fn a_crash_of_the_daemon_after_the_last_byte_is_settled_by_what_arrived() {
+    let cloud = Cloud::open();
+    let gate = Gate::to(&cloud.url);
+    let mount = cloud.mount(&format!("--upload stream --endpoint {}", gate.url()));
+    let from = source(&mount, 120, 3 * MIB);
+    gate.lose("HTTP/1.1 204");
+    let copy = background(&format!("cp {from} {mount}/stream-arrived.raw"));
+    eventually("Glance has it", || {
+        cloud.named("stream-arrived.raw").iter().any(|image| image["status"] == "active")
+    });
+    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
+    eventually("it has ended", || mount.daemon().is_none());
+    assert!(!copy.finish().succeeded());
+    crate::harness::run(&format!("umount -l {mount} || fusermount3 -uz {mount}"));
+    gate.lose("nothing is lost any more");
+    mount.up();
+    eventually("it is told", || {
+        mount.errors().contains("\"stream-arrived.raw\", which a crash interrupted, had arrived")
+    });
+    assert_eq!(cloud.only("stream-arrived.raw")["size"], 3 * MIB);
+    sh!("cmp {from} {mount}/stream-arrived.raw");
     eventually("nothing is left here", || sh!("find {}/spool -type f | wc -l", mount.beside()) == "0");
 }

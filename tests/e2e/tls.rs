@@ -159,6 +159,77 @@ fn keystone_behind_https_logs_in() {
 }
 
 #[test]
+fn a_server_that_demands_a_certificate_of_its_clients_is_shown_one() {
+    let cloud = Cloud::open();
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let front = authority.front_for_clients_of(&cloud.url, "127.0.0.1", &clients);
+    let folder = Folder::new("tls");
+    let ca = folder.file("ca.pem", authority.pem());
+    let (certificate, key) = clients.client();
+    let both = folder.file("both.pem", format!("{key}{certificate}"));
+    let (cert, key) = (folder.file("cert.pem", certificate), folder.file("key.pem", key));
+    let options = format!("--endpoint {} --os-cacert {ca}", front.url());
+    works(cloud, "client", no_login(), &format!("{options} --os-cert {cert} --os-key {key}"));
+    works(cloud, "client-one-file", no_login(), &format!("{options} --os-cert {both}"));
+    let variables = with(&no_login(), &[("OS_CERT", &cert), ("OS_KEY", &key)]);
+    works(cloud, "client-variables", variables, &options);
+
+    refused(no_login(), &options, &["does not trust us", "wants a certificate", "OS_CERT", &host(&front)]);
+    let (foreign, foreign_key) = Authority::new().client();
+    let foreign = folder.file("foreign.pem", foreign + &foreign_key);
+    let words = ["does not trust us", "does not accept the certificate of the client", &host(&front)];
+    refused(no_login(), &format!("{options} --os-cert {foreign}"), &words);
+    refused(no_login(), &format!("{options} --os-cert {cert}"), &["cert.pem", "with its key", "OS_KEY"]);
+    refused(no_login(), &format!("{options} --os-key {key}"), &["--os-key", "--os-cert"]);
+}
+
+#[test]
+fn keystone_behind_https_that_demands_a_certificate_logs_in() {
+    let cloud = Cloud::keystone();
+    let clouds = std::fs::read_to_string(cloud.folder().join("clouds.yaml")).unwrap();
+    let keystone = clouds.lines().find_map(|line| line.trim().strip_prefix("auth_url: ")).unwrap();
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let folder = Folder::new("tls");
+    let ca = folder.file("ca.pem", authority.pem());
+    let (certificate, key) = clients.client();
+    let (cert, key) = (folder.file("cert.pem", certificate), folder.file("key.pem", key));
+    let front = authority.front_for_clients_of(keystone, "127.0.0.1", &clients);
+    let glance = authority.front_for_clients_of(&cloud.url, "127.0.0.1", &clients);
+    let endpoint = format!("--endpoint {}", glance.url());
+    let at_keystone = |variables: &[(&str, &str)]| {
+        let url = format!("{}/v3", front.url());
+        with(&with(&[], &[("OS_AUTH_URL", &url), ("OS_CACERT", &ca)]), variables)
+    };
+    let password = [
+        ("OS_USERNAME", "alice"),
+        ("OS_PASSWORD", "alicepw"),
+        ("OS_PROJECT_NAME", "alpha"),
+        ("OS_USER_DOMAIN_ID", "default"),
+        ("OS_PROJECT_DOMAIN_ID", "default"),
+    ];
+    let ours = [("OS_CERT", &*cert), ("OS_KEY", &*key)];
+    let words = ["Keystone at", "wants a certificate of the client", &host(&front)];
+    refused(at_keystone(&password), &endpoint, &words);
+    let with_password = with(&at_keystone(&password), &ours);
+    works(cloud, "client-password", with_password.clone(), &endpoint);
+    let wrong = with(&with_password, &[("OS_PASSWORD", "wrong")]);
+    refused(wrong, &endpoint, &["Keystone at", "refused", "OS_PASSWORD"]);
+    let token = cloud.token("alice");
+    let by_token =
+        at_keystone(&[("OS_AUTH_TYPE", "v3token"), ("OS_TOKEN", &token), ("OS_PROJECT_NAME", "alpha")]);
+    works(cloud, "client-token", with(&by_token, &ours), &endpoint);
+    // As clouds.yaml has it.
+    let yaml = format!(
+        "clouds:\n  mutual:\n    cacert: {ca}\n    cert: {cert}\n    key: {key}\n    image_endpoint_override: {}\n    auth:\n      \
+         auth_url: {}/v3\n      username: alice\n      password: alicepw\n      project_name: alpha\n",
+        glance.url(),
+        front.url()
+    );
+    let file = with(&[], &[("OS_CLIENT_CONFIG_FILE", &folder.file("clouds.yaml", yaml))]);
+    works(cloud, "client-clouds-yaml", file, "--os-cloud mutual");
+}
+
+#[test]
 fn a_certificate_that_is_no_longer_trusted_is_told_while_mounted() {
     let cloud = Cloud::open();
     let authority = Authority::new();

@@ -127,9 +127,12 @@ fn a_folder_is_synchronised_once() {
         sh!("cmp {folder}/sync-{number}.raw {mount}/sync-{number}.raw");
     }
     // By size, since the times of an image are those of its creation.
-    let puts = cloud.requests("PUT").len();
     sh!("rsync -r --size-only {folder}/ {mount}/");
-    assert_eq!(cloud.requests("PUT").len(), puts);
+    for id in &first {
+        let puts = cloud.requests(&format!("PUT /v2/images/{}/file", id.as_str().unwrap()));
+        assert_eq!(puts.len(), 1, "it was uploaded once: {puts:#?}");
+    }
+    assert_eq!(ids(()), first, "and nothing took its place");
     // And back: a second run has nothing to do.
     let back = mount.beside().path("back");
     sh!("rsync -a --include 'sync-*' --exclude '*' {mount}/ {back}/");
@@ -464,6 +467,23 @@ fn holes_of_a_sparse_file_are_zeros() {
         uploaded(cloud, &format!("sparse-{name}.raw"), &sparse);
         sh!("cmp {sparse} {mount}/sparse-{name}.raw");
     }
+}
+
+#[test]
+fn a_program_that_starts_others_while_it_writes_is_not_held_up() {
+    let cloud = Cloud::open();
+    let mount = cloud.mount("");
+    // The child closes what it inherits inside execve(2), while the kernel lets nobody look at it.
+    let program = "import os, subprocess, sys
+out = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+for _ in range(20):
+    os.write(out, b'x' * 1000)
+    subprocess.run(['/bin/true'], close_fds=False, check=True)
+os.close(out)
+";
+    let program = mount.beside().file("program.py", program.as_bytes());
+    sh!("timeout 30 python3 {program} {mount}/starts-others.raw");
+    assert_eq!(cloud.only("starts-others.raw")["size"], 20_000);
 }
 
 #[test]

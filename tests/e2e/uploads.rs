@@ -180,7 +180,7 @@ fn an_upload_of_another_cloud_is_refused_with_the_cure() {
     let (cloud, _) = full_cloud();
     let mount = cloud.mount("");
     let from = source(&mount, 105, 2 * MIB);
-    fails!("cp {from} {mount}/elsewhere.raw");
+    fails!("cp {from} {mount}/of-another-cloud.raw");
     let id = listed(&mount.to_string())[0]["id"].as_str().unwrap().to_owned();
     mount.down();
     let spool = mount.beside().path("spool");

@@ -9,6 +9,7 @@ use crate::harness::{
     Cloud, Gate, Mount, Outcome, PROGRAM, background, eventually, fails, json as parse, pattern, run,
     run_with, sh,
 };
+use crate::metadata::set_with;
 
 /// Glance 15. It has v2 as well, by which the tests look at what there is.
 fn cloud() -> &'static Cloud {
@@ -289,4 +290,40 @@ fn a_cloud_of_v1_only_is_mounted_without_being_told() {
     let v2 = old.mount_later("--api-version 2");
     let outcome = v2.try_up();
     assert!(outcome.stderr.contains("--api-version"), "{outcome}");
+}
+
+#[test]
+fn a_glance_that_cannot_prefer_a_store_says_so_once_and_serves() {
+    let bytes = pattern(48, 1_000_000);
+    cloud().image("v1-preferred.raw", &bytes);
+    // Version 2.5, as this Glance has it, ignores what it does not know.
+    for (version, words) in [(1, "v1 of the Image API"), (2, "does not know this wish")] {
+        let mount = cloud().mount(&format!("--api-version {version} --prefer-store file,ceph"));
+        assert!(mount.read("v1-preferred.raw") == bytes);
+        assert!(mount.read("v1-preferred.raw") == bytes);
+        let log = mount.log();
+        assert_eq!(log.matches("--prefer-store file,ceph").count(), 1, "{log}");
+        assert!(log.contains(words), "{log}");
+    }
+}
+
+#[test]
+fn whether_a_property_is_new_is_looked_at_where_v1_cannot_decide() {
+    let id = cloud().image("v1-decided.raw", b"data");
+    let mount = mount("--metadata-ttl 1h");
+    let (file, name) = (mount.path("v1-decided.raw"), "user.glance.property.mine");
+    assert_eq!(set_with("REPLACE", name, &file), "ENODATA");
+    assert_eq!(set_with("CREATE", name, &file), "");
+    assert_eq!(set_with("CREATE", name, &file), "EEXIST");
+    assert_eq!(set_with("REPLACE", name, &file), "");
+    assert_eq!(set_with("CREATE", "user.glance.name", &file), "EEXIST");
+    // What another client did since, this mount does not know; its own answers are of now.
+    cloud().set(&id, "theirs", json!("x"));
+    assert_eq!(set_with("CREATE", "user.glance.property.theirs", &file), "EEXIST");
+    assert_eq!(cloud().record(&id)["theirs"], "x");
+    sh!("setfattr -x {name} {file}");
+    assert!(fails!("setfattr -x {name} {file}").contains("No such attribute"));
+    assert_eq!(set_with("REPLACE", name, &file), "ENODATA");
+    let record = cloud().record(&id);
+    assert_eq!((&record["mine"], &record["theirs"]), (&json!(null), &json!("x")));
 }

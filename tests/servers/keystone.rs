@@ -26,8 +26,10 @@ async fn child() {
     let Ok(seconds) = std::env::var(CHILD) else { return };
     let http = HttpConfig {
         timeout: Duration::from_secs(10),
+        hard: false,
         retries: 3,
         ca_cert: None,
+        client_cert: None,
         insecure: false,
         max_connections: 1,
     };

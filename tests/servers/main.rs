@@ -46,8 +46,10 @@ fn start(auth: &str, options: &[&str]) -> Devcloud {
 fn http() -> HttpConfig {
     HttpConfig {
         timeout: Duration::from_secs(30),
+        hard: false,
         retries: 3,
         ca_cert: None,
+        client_cert: None,
         insecure: false,
         max_connections: 8,
     }

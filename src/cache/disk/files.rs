@@ -37,6 +37,36 @@ pub(crate) enum Wait {
     Never,
 }
 
+/// What went wrong while blocks were read.
+#[derive(Debug, Default)]
+pub(crate) struct Trouble {
+    /// Blocks whose CRC did not match.
+    pub(crate) damaged: u64,
+    /// The disk could not read, for the first time.
+    pub(crate) error: Option<io::Error>,
+}
+
+impl Trouble {
+    /// Whether all was read.
+    fn note(&mut self, read: io::Result<bool>) -> Option<()> {
+        match read {
+            Ok(all) => all.then_some(()),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+}
+
+/// What a second look at a block found.
+enum Look {
+    Intact(Bytes),
+    /// Evicted since the first look.
+    Gone,
+    Damaged,
+}
+
 /// The index and data file of one image, held open under a shared lock.
 ///
 /// `present` is what the index said last; other processes change the index, so it is a hint. What
@@ -203,16 +233,16 @@ impl Files {
         Ok(())
     }
 
-    /// The blocks that are here and intact, in order, `None` for the others. `damaged` counts those
-    /// whose CRC did not match, which are forgotten.
-    pub(crate) fn read(&self, blocks: BlockRange, wait: Wait, damaged: &mut u64) -> Vec<Option<Bytes>> {
+    /// The blocks that are here and intact, in order, `None` for the others. Those whose CRC does not match or
+    /// that the disk cannot read are forgotten.
+    pub(crate) fn read(&self, blocks: BlockRange, wait: Wait, trouble: &mut Trouble) -> Vec<Option<Bytes>> {
         let mut out = vec![None; blocks.len() as usize];
         let mut at = blocks.start;
         while at < blocks.end {
             let end = BlockIndex(blocks.end.0.min(at.0 + BATCH_BLOCKS));
             let batch = BlockRange { start: at, end };
             let slots = &mut out[(at.0 - blocks.start.0) as usize..];
-            if self.read_batch(batch, wait, slots, damaged).is_none() && wait == Wait::Never {
+            if self.read_batch(batch, wait, slots, trouble).is_none() && wait == Wait::Never {
                 break;
             }
             at = end;
@@ -226,18 +256,20 @@ impl Files {
         blocks: BlockRange,
         wait: Wait,
         out: &mut [Option<Bytes>],
-        damaged: &mut u64,
+        trouble: &mut Trouble,
     ) -> Option<()> {
         let mut raw = vec![0; (blocks.len() * ENTRY_LEN) as usize];
         let look = self.present.look();
-        read_vectored(&self.index, &mut [IoSliceMut::new(&mut raw)], entry_offset(blocks.start), wait)?;
+        let read =
+            read_vectored(&self.index, &mut [IoSliceMut::new(&mut raw)], entry_offset(blocks.start), wait);
+        trouble.note(read)?;
         let entries: Vec<Option<Entry>> = Entry::decode_all(&raw).collect();
         self.present.saw(look, blocks.start, entries.iter().map(Option::is_some));
         let mut first = 0;
         for run in entries.chunk_by(|a, b| a.is_some() == b.is_some()) {
             let start = BlockIndex(blocks.start.0 + first as u64);
             if run.first().is_some_and(Option::is_some) {
-                self.read_run(start, run, wait, &mut out[first..], damaged)?;
+                self.read_run(start, run, wait, &mut out[first..], trouble)?;
             }
             first += run.len();
         }
@@ -250,7 +282,7 @@ impl Files {
         entries: &[Option<Entry>],
         wait: Wait,
         out: &mut [Option<Bytes>],
-        damaged: &mut u64,
+        trouble: &mut Trouble,
     ) -> Option<()> {
         let indices = (start.0..).map(BlockIndex);
         let mut buffers: Vec<Vec<u8>> = indices
@@ -259,7 +291,12 @@ impl Files {
             .map(|(block, _)| vec![0; block.bytes(self.header.size).len() as usize])
             .collect();
         let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
-        read_vectored(&self.data, &mut slices, start.offset(), wait)?;
+        let read = read_vectored(&self.data, &mut slices, start.offset(), wait);
+        if read.is_err() {
+            // Written anew they may find a better place on the disk.
+            self.forget(BlockRange { start, end: BlockIndex(start.0 + entries.len() as u64) }).ok();
+        }
+        trouble.note(read)?;
         for (((buffer, entry), block), slot) in buffers.into_iter().zip(entries).zip(indices).zip(out) {
             let Some(entry) = entry else { continue };
             if crc32c::crc32c(&buffer) == entry.crc {
@@ -268,10 +305,13 @@ impl Files {
             } else if wait == Wait::ForDisk {
                 // Torn by a crash, flipped by the disk, or evicted by another process just now; unless it
                 // was written anew between our look at the index and the one at the data.
-                *slot = self.second_look(block);
-                if slot.is_none() {
-                    *damaged += 1;
-                    self.forget(BlockRange { start: block, end: block.next() }).ok();
+                match self.second_look(block) {
+                    Look::Intact(bytes) => *slot = Some(bytes),
+                    Look::Gone => self.mark_absent(block),
+                    Look::Damaged => {
+                        trouble.damaged += 1;
+                        self.forget(BlockRange { start: block, end: block.next() }).ok();
+                    }
                 }
             }
         }
@@ -282,12 +322,17 @@ impl Files {
     /// intact, or not to be had in the time given. [`Self::read`] finds out which.
     pub(crate) fn read_whole(&self, blocks: BlockRange, wait: Wait, buffers: &Buffers) -> Option<Bytes> {
         let mut raw = vec![0; (blocks.len() * ENTRY_LEN) as usize];
-        read_vectored(&self.index, &mut [IoSliceMut::new(&mut raw)], entry_offset(blocks.start), wait)?;
+        // What goes wrong is told by [`Self::read`], which comes next.
+        let read = |file: &File, bytes: &mut [u8], offset: u64| {
+            let read = read_vectored(file, &mut [IoSliceMut::new(bytes)], offset, wait);
+            read.is_ok_and(|all| all).then_some(())
+        };
+        read(&self.index, &mut raw, entry_offset(blocks.start))?;
         let entries: Option<Vec<Entry>> = Entry::decode_all(&raw).collect();
         let entries = entries?;
         let len = blocks.bytes(self.header.size).len() as usize;
         let whole = buffers.filled(len, |bytes| {
-            read_vectored(&self.data, &mut [IoSliceMut::new(bytes)], blocks.start.offset(), wait)?;
+            read(&self.data, bytes, blocks.start.offset())?;
             let mut found = entries.iter().zip(bytes.chunks(BLOCK_SIZE as usize));
             found.all(|(entry, bytes)| crc32c::crc32c(bytes) == entry.crc).then_some(())
         })?;
@@ -296,13 +341,18 @@ impl Files {
     }
 
     /// One block again, entry and data.
-    fn second_look(&self, block: BlockIndex) -> Option<Bytes> {
-        let mut raw = vec![0; ENTRY_LEN as usize];
-        self.index.read_exact_at(&mut raw, entry_offset(block)).ok()?;
-        let entry = Entry::decode_all(&raw).next()??;
+    fn second_look(&self, block: BlockIndex) -> Look {
+        let mut raw = Entry::ABSENT;
         let mut buffer = vec![0; block.bytes(self.header.size).len() as usize];
-        self.data.read_exact_at(&mut buffer, block.offset()).ok()?;
-        (crc32c::crc32c(&buffer) == entry.crc).then(|| Bytes::from(buffer))
+        let read = self.index.read_exact_at(&mut raw, entry_offset(block));
+        let Ok(()) = read.and_then(|()| self.data.read_exact_at(&mut buffer, block.offset())) else {
+            return Look::Damaged;
+        };
+        match Entry::decode(raw) {
+            None => Look::Gone,
+            Some(entry) if entry.crc == crc32c::crc32c(&buffer) => Look::Intact(Bytes::from(buffer)),
+            Some(_) => Look::Damaged,
+        }
     }
 
     /// Writes consecutive whole blocks: the data, and only then the entries that vouch for them.
@@ -528,24 +578,31 @@ pub(crate) fn read_or_zeros(file: &File, buffer: &mut [u8], offset: u64) -> io::
     Ok(())
 }
 
-/// Fills every buffer from `offset`; `None` when not all could be had in the time given.
-fn read_vectored(file: &File, mut buffers: &mut [IoSliceMut<'_>], mut offset: u64, wait: Wait) -> Option<()> {
+/// Fills every buffer from `offset`; false when not all could be had in the time given, or the file ends.
+fn read_vectored(
+    file: &File,
+    mut buffers: &mut [IoSliceMut<'_>],
+    mut offset: u64,
+    wait: Wait,
+) -> io::Result<bool> {
     let flags = match wait {
         Wait::Never => ReadWriteFlags::NOWAIT,
         Wait::ForDisk => ReadWriteFlags::empty(),
     };
     while !buffers.is_empty() {
         match rustix::io::preadv2(file, buffers, offset, flags) {
-            Ok(0) => return None,
+            Ok(0) => return Ok(false),
             Ok(count) => {
                 offset += count as u64;
                 IoSliceMut::advance_slices(&mut buffers, count);
             }
             Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return None,
+            // Not now, or not on this file system. A disk that fails is found out by who can wait.
+            Err(_) if wait == Wait::Never => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
     }
-    Some(())
+    Ok(true)
 }
 
 fn write_vectored(file: &File, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {

@@ -98,8 +98,8 @@ impl Header {
             label = shorter.as_str();
         }
         out.extend_from_slice(label.as_bytes());
-        out.resize(CRC_AT, 0);
-        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        out.resize(HEADER_LEN as usize, 0);
+        seal(&mut out);
         out
     }
 
@@ -137,6 +137,13 @@ impl Header {
         let label = String::from_utf8_lossy(&raw[LABEL_AT..CRC_AT]);
         let label = label.trim_end_matches('\0').to_owned();
         Ok(Self { key, content, size, proof: kind.map(|kind| Proof { kind, state }), label })
+    }
+}
+
+/// Writes the checksum of a header to its end.
+pub(crate) fn seal(header: &mut [u8]) {
+    if let Some((fields, checksum)) = header.split_at_mut_checked(CRC_AT) {
+        checksum.copy_from_slice(&crc32c::crc32c(fields).to_le_bytes());
     }
 }
 

@@ -22,12 +22,16 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result};
-use crate::units::{BlockIndex, BlockRange};
+use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange};
 
 use self::buffers::Buffers;
-use self::files::{Files, Wait};
+use self::files::{Files, Trouble, Wait};
 use self::folder::Folder;
 use super::identity::{ContentIdentity, Verified};
+
+/// Bytes of the largest image that is kept on disk: ext4 has no larger files, and one bit for each block of it is in
+/// memory, which is 32 MiB. A record with a size beyond that is a slip or malice, and no reason to leave the disk alone.
+const LARGEST: u64 = (16 << 40) - BLOCK_SIZE;
 
 /// How often blocks are counted while others write some: a batch takes longer than a count.
 const COUNTS: u32 = 8;
@@ -46,7 +50,13 @@ pub(super) struct DiskImage {
 
 impl DiskImage {
     /// Looks what is there. Waits for the disk.
+    ///
+    /// # Errors
+    /// `TooLarge`: such an image is not kept on disk; `Io`.
     pub(super) fn open(folder: Arc<Folder>, identity: ContentIdentity) -> Result<Self> {
+        if identity.size > LARGEST {
+            return Err(Error::new(Kind::TooLarge, "no image of this size is kept on disk"));
+        }
         let own = Files::open(&folder, &identity, false)?;
         let shared = match own {
             None => Files::open_shared(&folder, &identity),
@@ -146,7 +156,7 @@ impl DiskImage {
     }
 
     /// The blocks that are here and intact, in order. With [`Wait::Never`] only what the page cache has.
-    pub(super) fn read(&self, blocks: BlockRange, wait: Wait, damaged: &mut u64) -> Vec<Option<Bytes>> {
+    pub(super) fn read(&self, blocks: BlockRange, wait: Wait, trouble: &mut Trouble) -> Vec<Option<Bytes>> {
         if wait == Wait::ForDisk {
             // Another mount may have made the files since; a failure shows when we write.
             self.open_own(false).ok();
@@ -156,7 +166,7 @@ impl DiskImage {
             if out.iter().all(Option::is_some) {
                 break;
             }
-            for (slot, found) in out.iter_mut().zip(files.read(blocks, wait, damaged)) {
+            for (slot, found) in out.iter_mut().zip(files.read(blocks, wait, trouble)) {
                 if slot.is_none() {
                     *slot = found;
                 }

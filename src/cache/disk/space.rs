@@ -1,8 +1,9 @@
 //! How much the cache occupies, and whether more may be written: a limit and a floor of free space.
 //!
 //! Used only from the thread that writes, which evicts when there is no room. Space is taken into account
-//! before a write, so the limit holds at all times for what this process writes; what other processes
-//! write is seen at the next count.
+//! before a write, so the limit holds at all times for what this process writes. What other processes write is seen
+//! at the next count, which comes after a tenth of the limit at the latest: each further process that fills the
+//! cache at the same time can exceed the limit by no more than that.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -11,13 +12,18 @@ use std::time::{Duration, Instant};
 use super::evict::{Tenants, evict};
 use super::folder::{Disk, Folder, Part};
 
-/// How long a count of the data files is believed while we write: other mounts write too.
+/// How long a count of the data files is believed while we write, and no longer than until [`Space::slack`] was written:
+/// other mounts write too.
 const COUNT_LIFE: Duration = Duration::from_secs(30);
 /// How long the free space of the disk is believed, and how many bytes of ours it is believed for.
 const FREE_LIFE: Duration = Duration::from_secs(1);
 const FREE_LIFE_BYTES: u64 = 64 << 20;
 /// After no room could be made, nothing is written for so long: making room reads every index.
 const FULL_REST: Duration = Duration::from_secs(5);
+/// How long another process is waited for that makes room, or takes what we have freed, and how often it is looked.
+/// It holds up the writer, whose queue then drops blocks.
+const OTHERS: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(50);
 /// Eviction frees a tenth of the limit at once, so that it is not needed again soon, and at most 1 GiB, so
 /// that it is over soon: it holds up the writer.
 const SLACK_SHARE: u64 = 10;
@@ -35,6 +41,7 @@ pub(crate) struct Space {
 struct State {
     used: u64,
     counted: Option<Instant>,
+    written_since_count: u64,
     disk: Option<(Instant, Disk)>,
     written_since: u64,
     full_until: Option<Instant>,
@@ -80,32 +87,49 @@ impl Space {
         if state.full_until.is_some_and(|until| Instant::now() < until) {
             return Ok(false);
         }
-        if state.counted.is_none_or(|at| at.elapsed() > COUNT_LIFE) {
+        let is_old = state.counted.is_none_or(|at| at.elapsed() > COUNT_LIFE);
+        if is_old || state.written_since_count + bytes > self.slack() {
             state.count(folder)?;
         }
-        let mut lacking = self.lacking(&mut state, folder, bytes)?;
-        if lacking > 0 {
+        let began = Instant::now();
+        loop {
+            let lacking = self.lacking(&mut state, folder, bytes)?;
+            if lacking == 0 {
+                break;
+            }
             match evict(folder, lacking, tenants)? {
+                Some(0) => {
+                    self.is_full(&mut state, folder);
+                    return Ok(false);
+                }
                 Some(evicted) => *freed += evicted,
                 // Another process makes room for all; a short wait is better than a lost block.
-                None => std::thread::sleep(Duration::from_millis(50)),
+                None => std::thread::sleep(LOOK),
             }
             state.count(folder)?;
             state.disk = None;
-            lacking = self.lacking(&mut state, folder, bytes)?;
-        }
-        if lacking > 0 && !self.fits(&state, bytes) {
-            if !state.said_full {
-                tracing::warn!(cache = %folder.path().display(), "no room can be made in the cache: what is read is not kept on disk");
-                state.said_full = true;
+            if self.lacking(&mut state, folder, bytes)? > 0 && began.elapsed() > OTHERS {
+                return Ok(false);
             }
-            state.full_until = Some(Instant::now() + FULL_REST);
-            return Ok(false);
         }
         state.said_full = false;
         state.used += bytes;
         state.written_since += bytes;
+        state.written_since_count += bytes;
         Ok(true)
+    }
+
+    /// Nothing is left that could be evicted.
+    fn is_full(&self, state: &mut State, folder: &Folder) {
+        if !std::mem::replace(&mut state.said_full, true) {
+            tracing::warn!(cache = %folder.path().display(), "no room can be made in the cache: what is read is not kept on disk");
+        }
+        state.full_until = Some(Instant::now() + FULL_REST);
+    }
+
+    /// Bytes that are freed beyond what is needed.
+    fn slack(&self) -> u64 {
+        (self.limit / SLACK_SHARE).min(MOST_SLACK)
     }
 
     /// Bytes that should be evicted before `bytes` are written; 0: there is room.
@@ -122,7 +146,7 @@ impl Space {
         if self.fits(state, bytes) {
             return Ok(0);
         }
-        let slack = (self.limit / SLACK_SHARE).min(MOST_SLACK);
+        let slack = self.slack();
         let over = (state.used + bytes).saturating_sub(self.limit);
         let short = match self.has_floor(state, bytes) {
             true => 0,
@@ -162,6 +186,7 @@ impl State {
         }
         self.used = used;
         self.counted = Some(Instant::now());
+        self.written_since_count = 0;
         Ok(())
     }
 }

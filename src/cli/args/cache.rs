@@ -45,6 +45,11 @@ pub struct CacheArguments {
     /// as long as it is).
     #[arg(long, value_name = "WHEN", default_value = "off", value_parser = prefetch())]
     pub prefetch: Prefetch,
+
+    /// Read from these stores, separated by commas, where they have the data. Glance can do so since 2026.1; when the
+    /// one that is asked cannot, the log says so at the first read [default: Glance chooses].
+    #[arg(long, value_name = "STORES")]
+    pub prefer_store: Option<String>,
 }
 
 fn passthrough() -> impl TypedValueParser<Value = Passthrough> {

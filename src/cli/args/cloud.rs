@@ -43,6 +43,14 @@ pub struct LoginArguments {
     #[arg(long, value_name = "FILE")]
     pub os_cacert: Option<PathBuf>,
 
+    /// Show the certificate of this PEM file to servers that demand one of their clients [env: OS_CERT].
+    #[arg(long, value_name = "FILE")]
+    pub os_cert: Option<PathBuf>,
+
+    /// The PEM file with the key of --os-cert, without a password [default: the same file] [env: OS_KEY].
+    #[arg(long, value_name = "FILE")]
+    pub os_key: Option<PathBuf>,
+
     /// Do not check the certificates of servers: whoever is on the network can read and forge everything [env: OS_INSECURE].
     #[arg(long)]
     pub insecure: bool,
@@ -84,6 +92,11 @@ pub struct CloudArguments {
     /// How many transfers of image data may run at once.
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     pub max_connections: usize,
+
+    /// Never give up on servers that are away: programs wait for them as long as it takes, instead of --timeout, or until
+    /// they are killed. Lists still fail after --timeout, and the last good one is shown.
+    #[arg(long)]
+    pub hard: bool,
 
     /// When Glance or Keystone does not answer, mount with the list of images saved last. A refused login still fails.
     #[arg(long)]

@@ -13,6 +13,7 @@ use fuser::INodeNo;
 use tracing::{Instrument, debug, error, info_span};
 
 use super::Adapter;
+use super::process::killed;
 use crate::error::{Error, Kind, Result};
 
 impl Adapter {
@@ -61,4 +62,49 @@ pub(super) async fn within<T>(deadline: Duration, call: impl Future<Output = Res
     tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| {
         Err(Error::new(Kind::TimedOut, format!("no answer within {} s", deadline.as_secs())))
     })
+}
+
+/// The same for a call that only asks: it ends with the process `pid` that waits for it. The kernel lets nobody go, killed
+/// or not, before the reply has come.
+pub(super) async fn unless_killed<T>(pid: u32, call: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        // Mostly there is nothing to wait for.
+        biased;
+        result = call => result,
+        () = killed(pid) => Err(interrupted()),
+    }
+}
+
+/// The same for a call that changes something: it goes on when nobody waits for it any more, so that what is known here
+/// stays what the cloud has.
+pub(super) async fn even_if_killed<T: Send + 'static>(
+    pid: u32,
+    call: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    or_given_back(pid, call, |_| std::future::ready(())).await
+}
+
+/// The same for a call whose result belongs to the kernel, which hears nothing of it then: `give_back` takes it.
+pub(super) async fn or_given_back<T: Send + 'static, G: Future<Output = ()> + Send>(
+    pid: u32,
+    call: impl Future<Output = Result<T>> + Send + 'static,
+    give_back: impl FnOnce(T) -> G + Send + 'static,
+) -> Result<T> {
+    let mut call = Box::pin(call);
+    tokio::select! {
+        biased;
+        result = &mut call => return result,
+        () = killed(pid) => {}
+    }
+    tokio::spawn(async move {
+        match call.await {
+            Ok(result) => give_back(result).await,
+            Err(error) => debug!(%error, "failed behind a process that was killed"),
+        }
+    });
+    Err(interrupted())
+}
+
+fn interrupted() -> Error {
+    Error::new(Kind::Interrupted, "the process that waited for it was killed")
 }

@@ -28,6 +28,7 @@ use super::passthrough::Passthrough;
 use super::process::{self, ProcessWatch};
 use crate::fs::{Caller, HandleId, ImageFs, NewAttributes, XattrMode};
 use crate::units::ByteRange;
+use answer::{even_if_killed, or_given_back, unless_killed};
 use reply::{reply_attr, reply_empty, reply_entry, reply_xattr};
 
 /// Reads the kernel may have under way for one mount (its default is 12): with 10 ms a request, 64
@@ -98,9 +99,9 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
-        let call = async move { fs.lookup(ino(parent), &name).await };
+        let call = unless_killed(request.pid(), async move { fs.lookup(ino(parent), &name).await });
         self.answer("lookup", parent, call, reply_entry(reply));
     }
 
@@ -108,15 +109,16 @@ impl Filesystem for Adapter {
         self.fs.forget(ino(number), lookups);
     }
 
-    fn getattr(&self, _request: &Request, number: INodeNo, open: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, number: INodeNo, open: Option<FileHandle>, reply: ReplyAttr) {
         let fs = Arc::clone(&self.fs);
-        let call = async move { fs.getattr(ino(number), open.map(handle)).await };
+        let call =
+            unless_killed(request.pid(), async move { fs.getattr(ino(number), open.map(handle)).await });
         self.answer("getattr", number, call, reply_attr(reply));
     }
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -141,7 +143,11 @@ impl Filesystem for Adapter {
         });
         let new = NewAttributes { size, mode, uid, gid, times, mtime };
         let fs = Arc::clone(&self.fs);
-        let call = async move { fs.setattr(ino(number), open.map(handle), new).await };
+        let call =
+            even_if_killed(
+                request.pid(),
+                async move { fs.setattr(ino(number), open.map(handle), new).await },
+            );
         self.answer_in_its_time("setattr", number, call, reply_attr(reply));
     }
 
@@ -164,13 +170,18 @@ impl Filesystem for Adapter {
             return;
         }
         let (fs, name, maker) = (Arc::clone(&self.fs), name.to_owned(), process::thread_group(request.pid()));
-        let call = async move { fs.mknod(ino(parent), &name, maker).await };
+        let given_back = Arc::clone(&self.fs);
+        let call = or_given_back(
+            request.pid(),
+            async move { fs.mknod(ino(parent), &name, maker).await },
+            async move |entry| given_back.forget(entry.attr.ino, 1),
+        );
         self.answer_in_its_time("mknod", parent, call, reply_entry(reply));
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
-        let call = async move { fs.unlink(ino(parent), &name).await };
+        let call = even_if_killed(request.pid(), async move { fs.unlink(ino(parent), &name).await });
         self.answer("unlink", parent, call, reply_empty(reply));
     }
 
@@ -180,7 +191,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -194,8 +205,9 @@ impl Filesystem for Adapter {
             return;
         }
         let (fs, name, new_name) = (Arc::clone(&self.fs), name.to_owned(), new_name.to_owned());
-        let call =
-            async move { fs.rename(ino(parent), &name, ino(new_parent), &new_name, keep_existing).await };
+        let call = even_if_killed(request.pid(), async move {
+            fs.rename(ino(parent), &name, ino(new_parent), &new_name, keep_existing).await
+        });
         self.answer_in_its_time("rename", parent, call, reply_empty(reply));
     }
 
@@ -218,7 +230,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         open: FileHandle,
         offset: u64,
@@ -229,7 +241,7 @@ impl Filesystem for Adapter {
     ) {
         let fs = Arc::clone(&self.fs);
         let range = ByteRange::at(offset, u64::from(size));
-        let call = async move { fs.read(handle(open), range).await };
+        let call = unless_killed(request.pid(), async move { fs.read(handle(open), range).await });
         self.answer_in_its_time("read", number, call, move |result| match result {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(errno(&error)),
@@ -238,7 +250,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         open: FileHandle,
         offset: u64,
@@ -249,7 +261,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (fs, data) = (Arc::clone(&self.fs), Bytes::copy_from_slice(data));
-        let call = async move { fs.write(handle(open), offset, data).await };
+        let call = even_if_killed(request.pid(), async move { fs.write(handle(open), offset, data).await });
         self.answer_in_its_time("write", number, call, move |result| match result {
             // A request has at most 16 MiB.
             Ok(written) => reply.written(written as u32),
@@ -270,7 +282,7 @@ impl Filesystem for Adapter {
             reply.ok();
             return;
         }
-        let closer = process::closer(request.pid(), ino(number));
+        let closer = process::closer(request.pid(), ino(number), self.fs.opener(open));
         let watch = ProcessWatch::new(request.pid(), &closer);
         let fs = Arc::clone(&self.fs);
         let call = async move { fs.flush(open, closer, watch).await };
@@ -298,20 +310,20 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         open: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
         let fs = Arc::clone(&self.fs);
-        let call = async move { fs.fsync(handle(open)).await };
+        let call = even_if_killed(request.pid(), async move { fs.fsync(handle(open)).await });
         self.answer_in_its_time("fsync", number, call, reply_empty(reply));
     }
 
-    fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let fs = Arc::clone(&self.fs);
-        let call = async move { fs.opendir(ino(number)).await };
+        let call = unless_killed(request.pid(), async move { fs.opendir(ino(number)).await });
         self.answer("opendir", number, call, move |result| match result {
             Ok(open) => reply.opened(FileHandle(open.0), FopenFlags::empty()),
             Err(error) => reply.error(errno(&error)),
@@ -380,10 +392,10 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn statfs(&self, _request: &Request, number: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, number: INodeNo, reply: ReplyStatfs) {
         const UNIT: u32 = 4096;
         let fs = Arc::clone(&self.fs);
-        let call = async move { Ok(fs.statfs().await) };
+        let call = unless_killed(request.pid(), async move { Ok(fs.statfs().await) });
         self.answer("statfs", number, call, move |result| match result {
             Ok(figures) => {
                 let blocks = |bytes: u64| bytes / u64::from(UNIT);
@@ -418,24 +430,26 @@ impl Filesystem for Adapter {
             return;
         };
         let (fs, value, caller) = (Arc::clone(&self.fs), value.to_vec(), caller(request));
-        let call = async move { fs.setxattr(ino(number), &name, value, mode, caller).await };
+        let call = even_if_killed(request.pid(), async move {
+            fs.setxattr(ino(number), &name, value, mode, caller).await
+        });
         // Its turn and its request have a deadline each.
         self.answer_in_its_time("setxattr", number, call, reply_empty(reply));
     }
 
-    fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let Some(name) = name.to_str().map(str::to_owned) else {
             reply.error(Errno::ENODATA);
             return;
         };
         let fs = Arc::clone(&self.fs);
-        let call = async move { fs.getxattr(ino(number), &name).await };
+        let call = unless_killed(request.pid(), async move { fs.getxattr(ino(number), &name).await });
         self.answer("getxattr", number, call, reply_xattr(reply, size));
     }
 
-    fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let fs = Arc::clone(&self.fs);
-        let call = async move { fs.listxattr(ino(number)).await };
+        let call = unless_killed(request.pid(), async move { fs.listxattr(ino(number)).await });
         self.answer("listxattr", number, call, reply_xattr(reply, size));
     }
 
@@ -445,7 +459,8 @@ impl Filesystem for Adapter {
             return;
         };
         let (fs, caller) = (Arc::clone(&self.fs), caller(request));
-        let call = async move { fs.removexattr(ino(number), &name, caller).await };
+        let call =
+            even_if_killed(request.pid(), async move { fs.removexattr(ino(number), &name, caller).await });
         self.answer_in_its_time("removexattr", number, call, reply_empty(reply));
     }
 

@@ -9,7 +9,7 @@ use super::super::convert::{GENERATION, file_attr, ino, open_mode};
 use super::super::errno::errno;
 use super::super::process;
 use super::Adapter;
-use super::answer::within;
+use super::answer::{unless_killed, within};
 use crate::cache::Backing;
 use crate::error::{Error, Kind, Result};
 use crate::fs::{HandleId, ImageFs, OpenMode, Opened};
@@ -36,7 +36,7 @@ impl Adapter {
         let call = async move {
             let claim = passthrough.claim(number, mode).await?;
             let look = claim.is_none() && passthrough.is_worth_a_look(number);
-            let opened = within(deadline, fs.open(number, mode, opener)).await?;
+            let opened = unless_killed(pid, within(deadline, fs.open(number, mode, opener))).await?;
             vet(&fs, opened.handle, pid).await?;
             let bypass = fs.bypass(opened.handle, look).await;
             Ok((opened, bypass, claim))
@@ -70,7 +70,9 @@ impl Adapter {
         let opener = process::thread_group(pid);
         let admission = Arc::clone(&self.passthrough);
         let call = async move {
-            let (entry, opened) = fs.create(ino(parent), &name, mode, opener).await?;
+            // The handle is made at the very end: until then there is nothing to give back.
+            let creation = fs.create(ino(parent), &name, mode, opener);
+            let (entry, opened) = unless_killed(pid, creation).await?;
             let vetted = vet(&fs, opened.handle, pid).await;
             vetted.inspect_err(|_| fs.forget(entry.attr.ino, 1))?;
             // The name was taken since the kernel looked: the file may be open by now.

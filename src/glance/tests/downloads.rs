@@ -79,7 +79,6 @@ async fn what_is_not_what_was_asked_for_is_an_error() {
     for (act, range, expected) in [
         (part("206 Partial Content", "bytes 0-2/10", "abc"), asked, Kind::Integrity),
         (part("206 Partial Content", "bytes 2-4/11", "cde"), asked, Kind::Integrity),
-        (ok("0123456789"), asked, Kind::RangeUnsupported),
         (Act::Answer(unsupported), asked, Kind::RangeUnsupported),
         (
             Act::Answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n".to_vec()),
@@ -95,6 +94,16 @@ async fn what_is_not_what_was_asked_for_is_an_error() {
         assert_eq!(kind(result), expected);
         assert_eq!(server.count(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_range_is_asked_for_twice_before_it_is_believed_that_the_server_ignores_ranges() {
+    let asked = Some(ByteRange::new(2, 5));
+    let (result, server) =
+        fetch(vec![ok("0123456789"), part("206 Partial Content", "bytes 2-4/10", "cde")], asked).await;
+    assert_eq!((result.unwrap(), server.count()), (b"cde".to_vec(), 2));
+    let (result, server) = fetch(vec![ok("0123456789")], asked).await;
+    assert_eq!((kind(result), server.count()), (Kind::RangeUnsupported, 2));
 }
 
 #[tokio::test]

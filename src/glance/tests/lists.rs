@@ -9,6 +9,8 @@ async fn a_record_that_is_garbage_does_not_hide_the_others() {
         "7".to_owned(),
         "{}".into(),
         record("active", r#","size":-1"#),
+        // 2^63: no file has so many bytes.
+        record("active", r#","size":9223372036854775808"#),
         record("active", "").replace(r#""n""#, r#""\ud800""#),
     ];
     let mut records = vec![good.clone()];

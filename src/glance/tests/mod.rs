@@ -3,8 +3,10 @@
 mod downloads;
 mod lists;
 mod records;
+mod redirects;
 mod requests;
 mod script;
+mod streamed;
 mod uploads;
 mod v1;
 

@@ -163,3 +163,13 @@ async fn an_answer_that_is_cut_is_asked_for_again() {
     assert!(server.client(LONG).await.show(&id()).await.is_ok());
     assert_eq!(server.count(), 2);
 }
+
+#[tokio::test]
+async fn a_pause_beyond_any_clock_is_not_waited_for() {
+    for line in ["429 Too Many Requests", "503 Service Unavailable"] {
+        let later = answer(line, &["Retry-After: 18446744073709551615"], "");
+        let server = Script::serve(vec![Act::Answer(later)]).await;
+        assert_eq!(kind(server.client(LONG).await.show(&id()).await), Kind::ServerError, "{line}");
+        assert_eq!(server.count(), 1);
+    }
+}

@@ -23,6 +23,8 @@ pub enum Act {
     Close,
     /// Reads the head of the request, sends this and closes while the client still sends its body.
     Refuse(Vec<u8>),
+    /// Reads the head of the request and some of the body, sends this, and reads on until the client breaks off.
+    RefuseAndListen(Vec<u8>),
     /// Reads nothing more and says nothing.
     Hang,
     /// The first for PUT, the second for all others.
@@ -66,6 +68,17 @@ impl Script {
         self.requests.lock().unwrap()[index].1.clone()
     }
 
+    /// What came of a body until the client broke off.
+    pub async fn rest_of(&self, index: usize) -> Vec<u8> {
+        let arrived = async {
+            while self.body(index).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), arrived).await.expect("the client breaks off");
+        self.body(index)
+    }
+
     /// A client of this server only, with a deadline of `timeout`.
     pub async fn client(&self, timeout: Duration) -> Glance {
         client(&[&self.url], AuthMethod::AdminToken("the-token".into()), timeout).await
@@ -78,7 +91,15 @@ pub async fn client(urls: &[&Url], method: AuthMethod, timeout: Duration) -> Gla
 
 pub async fn client_with(urls: &[&Url], method: AuthMethod, timeout: Duration, retries: u32) -> Glance {
     let endpoints = urls.iter().copied().cloned().collect();
-    let http = HttpConfig { timeout, retries, ca_cert: None, insecure: false, max_connections: 4 };
+    let http = HttpConfig {
+        timeout,
+        hard: false,
+        retries,
+        ca_cert: None,
+        client_cert: None,
+        insecure: false,
+        max_connections: 4,
+    };
     let auth = AuthConfig { method, auth_type: None, endpoints, region: None, interface: None };
     Glance::new(Auth::connect(&auth, &http, None).await.unwrap(), &http).unwrap()
 }
@@ -107,7 +128,7 @@ async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Requests
         Act::IfPut(_, act) => *act,
         act => act,
     };
-    if !matches!(act, Act::Refuse(_) | Act::Hang) {
+    if !matches!(act, Act::Refuse(_) | Act::RefuseAndListen(_) | Act::Hang) {
         let mut buffer = vec![0; 1 << 16];
         while body.len() < length {
             match stream.read(&mut buffer).await {
@@ -124,6 +145,20 @@ async fn one(mut stream: TcpStream, acts: Vec<Act>, requests: Arc<Mutex<Requests
         Act::AnswerAndHang(bytes) => {
             let _ = stream.write_all(&bytes).await;
             tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+        Act::RefuseAndListen(bytes) => {
+            let mut body = Vec::new();
+            let mut buffer = vec![0; 1 << 16];
+            let mut refusal = Some(bytes);
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                body.extend_from_slice(&buffer[..count]);
+                if body.len() > 100_000
+                    && let Some(refusal) = refusal.take()
+                {
+                    let _ = stream.write_all(&refusal).await;
+                }
+            }
+            requests.lock().unwrap()[index].1 = body;
         }
         Act::Close | Act::IfPut(..) => {}
         Act::Hang => tokio::time::sleep(Duration::from_secs(30)).await,

@@ -101,6 +101,26 @@ async fn an_upload_that_stalls_ends_with_an_error() {
 }
 
 #[tokio::test]
+async fn an_upload_that_only_a_socket_has_taken_ends_with_the_deadline() {
+    let queued = Box::new(ok(record("queued", "")));
+    let server = Script::serve(vec![Act::IfPut(Box::new(Act::Hang), queued)]).await;
+    let begun = Instant::now();
+    let result = server.client(Duration::from_secs(1)).await.upload(&id(), 10, &data("0123456789")).await;
+    assert_eq!(kind(result), Kind::TimedOut);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_store_that_is_finishing_is_waited_for_beyond_the_deadline() {
+    let saving = Box::new(ok(record("saving", "")));
+    let server = Script::serve(vec![Act::IfPut(Box::new(Act::Hang), saving)]).await;
+    let glance = server.client(Duration::from_secs(1)).await;
+    let five_deadlines = Duration::from_secs(5);
+    let waited = tokio::time::timeout(five_deadlines, glance.upload(&id(), 10, &data("0123456789"))).await;
+    assert!(waited.is_err(), "{waited:?}");
+}
+
+#[tokio::test]
 async fn an_upload_whose_connection_broke_waits_no_longer_than_the_deadline_for_its_record() {
     let server = Script::serve(vec![Act::Close, ok(record("saving", ""))]).await;
     let begun = Instant::now();

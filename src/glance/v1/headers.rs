@@ -68,7 +68,7 @@ fn unreadable(what: impl std::fmt::Display) -> Error {
 }
 
 /// The image in the headers of an answer to HEAD. Null attributes are not among them.
-pub(super) fn image_of_headers(headers: &HeaderMap) -> Result<Image> {
+pub(in crate::glance) fn image_of_headers(headers: &HeaderMap) -> Result<Image> {
     let (mut attributes, mut properties) = (Map::new(), Map::new());
     for (name, value) in headers {
         let Some(key) = name.as_str().strip_prefix(PREFIX) else { continue };
@@ -104,7 +104,7 @@ fn typed(key: &str, text: String) -> Result<Value> {
 }
 
 /// The image in a JSON object, as lists and the answers to POST and PUT have it.
-pub(super) fn image_of_json(mut record: Map<String, Value>) -> Result<Image> {
+pub(in crate::glance) fn image_of_json(mut record: Map<String, Value>) -> Result<Image> {
     let properties = match record.remove("properties") {
         Some(Value::Object(properties)) => properties,
         None | Some(Value::Null) => Map::new(),

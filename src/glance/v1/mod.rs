@@ -5,6 +5,7 @@
 //! know: `is_public` is `visibility`, properties stand beside attributes. What v1 cannot say (tags, `os_hidden`, keys
 //! with capitals) is refused, never changed into something else.
 
+pub(super) mod fuzzing;
 mod headers;
 mod list;
 mod members;
@@ -52,6 +53,9 @@ impl GlanceV1 {
         if range.is_some_and(|range| range != ByteRange::new(0, size)) {
             let what = "v1 of the Image API serves no ranges";
             return Err(failed(Operation::Download, &subject(id), Kind::RangeUnsupported, what));
+        }
+        if let Some(prefer) = &self.glance.inner.prefer {
+            prefer.give_up("v1 of the Image API has no such choice");
         }
         self.glance.download_from(&path(id), id, size, None).await
     }
@@ -105,8 +109,8 @@ impl Records for GlanceV1 {
         Self::upload(self, id, size, open).await
     }
 
-    async fn upload_stream(&self, id: &ImageId, data: BodyStream) -> Result<()> {
-        self.glance.upload_stream_to(Destination::V1, id, data).await
+    async fn upload_stream(&self, id: &ImageId, placement: &Placement, data: BodyStream) -> Result<()> {
+        self.glance.upload_stream_to(Destination::V1, id, placement, data).await
     }
 
     async fn upload_to(

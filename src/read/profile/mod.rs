@@ -116,6 +116,11 @@ impl Profile {
         bytes
     }
 
+    /// Bytes of the image.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Each block, in the order of reading.
     pub(super) fn blocks(&self) -> impl Iterator<Item = BlockIndex> {
         self.runs.iter().flat_map(|run| run.iter())

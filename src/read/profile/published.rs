@@ -29,12 +29,18 @@ impl Profile {
             put(&mut bytes, run.len().saturating_sub(1));
             end = run.end.0 as i64;
         }
-        let mut text = format!("1:{:08x}:", belongs_to(&self.digest, self.size));
-        bytes.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
+        let text = Self::property_of(&self.digest, self.size, &bytes);
         if text.len() > MOST_BYTES {
             return Err(Error::new(Kind::TooLarge, "this boot profile is longer than a property can be"));
         }
         Ok(text)
+    }
+
+    /// The property of this content with these runs, which may be anything.
+    pub(in crate::read) fn property_of(digest: &str, size: u64, runs: &[u8]) -> String {
+        let mut text = format!("1:{:08x}:", belongs_to(digest, size));
+        runs.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
+        text
     }
 
     /// The profile of this content in a property that anybody may have written.

@@ -80,7 +80,11 @@ async fn unmount_does_not_wait_for_a_silent_server() {
         &spool,
         glance.clone(),
         glance,
-        Pace { timeout: Duration::from_secs(60), ..Pace::of(&crate::source::fake::http()) },
+        Pace {
+            timeout: Duration::from_secs(60),
+            patience: Duration::from_secs(60),
+            ..Pace::of(&crate::source::fake::http())
+        },
     )
     .unwrap();
     rig.glance.state().silent = true;

@@ -87,6 +87,90 @@ fn what_a_crash_left_is_told_and_rests_are_removed() {
     assert_eq!(left, ours);
 }
 
+/// The journal of the only draft.
+fn journal(dir: &std::path::Path) -> String {
+    let json = files(dir).into_iter().find(|path| path.extension().is_some_and(|found| found == "json"));
+    std::fs::read_to_string(json.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_record_is_in_the_journal_before_it_is_asked_for() {
+    for (reserves, step) in [(true, "reserving"), (false, "creating")] {
+        let rig = rig();
+        let draft = if reserves { rig.uploads.draft(intent("new")).unwrap() } else { rig.draft(b"data") };
+        // The request is on its way for ever: a crash now cannot know what became of it.
+        rig.glance.state().silent = true;
+        let _asking = tokio::spawn({
+            let draft = std::sync::Arc::clone(&draft);
+            async move { if reserves { draft.reserve().await } else { draft.commit().await } }
+        });
+        let noted = async {
+            while !journal(rig.dir.path()).contains(&format!("\"step\": \"{step}\"")) {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), noted).await.unwrap();
+        let journal = journal(rig.dir.path());
+        assert!(journal.contains(r#""record": "created""#), "{journal}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_a_power_cut_may_have_damaged_are_told_and_not_sent_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let glance = FakeGlance::default();
+    let draft = glance.uploads(dir.path()).draft(intent("cut")).unwrap();
+    draft.write(0, b"data").unwrap();
+    let as_written = journal(dir.path());
+    assert!(as_written.contains(r#""unsynced": ""#), "nothing was made durable yet: {as_written}");
+    // As the next boot finds it.
+    let left = tempfile::tempdir().unwrap();
+    for file in files(dir.path()) {
+        let to = left.path().join(file.file_name().unwrap());
+        std::fs::copy(&file, &to).unwrap();
+        if to.extension().is_some_and(|found| found == "json") {
+            let boot = crate::write::journal::this_boot();
+            std::fs::write(&to, as_written.replace(boot, "an-earlier-one")).unwrap();
+        }
+    }
+    let uploads = glance.uploads(left.path());
+    let line = &uploads.leftovers()[0];
+    assert!(line.contains("may be damaged"), "{line}");
+    let report = uploads.reports().unwrap().uploads.remove(0);
+    assert!(report.reason.unwrap().contains("may be damaged"));
+    let refused = uploads.take_up(&report.id, None).await.unwrap_err();
+    assert!(refused.kind() == Kind::Invalid && refused.to_string().contains("--as NAME"), "{refused}");
+    // Whoever has looked at them says so.
+    assert!(uploads.take_up(&report.id, Some("cut".into())).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_kept_of_a_failed_upload_outlives_a_power_cut() {
+    let rig = rig();
+    rig.glance.will(&[Fault::Refuse(Kind::QuotaExceeded)]);
+    let draft = rig.draft(b"data");
+    draft.commit().await.unwrap_err();
+    let journal = journal(rig.dir.path());
+    assert!(journal.contains("as told") && !journal.contains("unsynced"), "{journal}");
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_is_made_durable_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let glance = FakeGlance::default();
+    let draft = glance.uploads(dir.path()).draft(intent("left")).unwrap();
+    draft.write(0, b"data").unwrap();
+    let left = tempfile::tempdir().unwrap();
+    for file in files(dir.path()) {
+        std::fs::copy(&file, left.path().join(file.file_name().unwrap())).unwrap();
+    }
+    assert!(journal(left.path()).contains("unsynced"));
+    let uploads = glance.uploads(left.path());
+    crate::write::aftermath::settle_all(&uploads.shared, &|_| {}).await;
+    assert!(!journal(left.path()).contains("unsynced"));
+    assert!(uploads.take_up(&uploads.reports().unwrap().uploads[0].id, None).await.is_ok());
+}
+
 #[test]
 fn many_leftovers_are_bounded_lines() {
     let dir = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use crate::content::Content;
 use crate::link::{self, LinkKind};
 use crate::meter::Meter;
 use crate::process::Processes;
-use crate::server::{Catalogue, Glance, Image, Nginx, Server, ServerKind};
+use crate::server::{Catalogue, Glance, GlanceCatalogue, Image, Nginx, Server, ServerKind};
 
 /// The images that cases ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,8 +87,12 @@ pub struct Site {
     images: BTreeMap<ImageKind, Image>,
     nginx: Nginx,
     ports: BTreeMap<Place, u16>,
-    catalogue_ports: BTreeMap<LinkKind, u16>,
+    glance_catalogue: GlanceCatalogue,
+    catalogue_ports: BTreeMap<Place, u16>,
 }
+
+/// Records of a catalogue.
+const RECORDS: usize = 10_000;
 
 impl Site {
     /// Starts both servers with these images. `disk` is where caches and plain files are, `memory` where servers keep theirs.
@@ -110,20 +114,20 @@ impl Site {
             images.insert(kind, glance.make(&name, kind.content(quick), plain)?);
         }
         let all: Vec<Image> = images.values().cloned().collect();
-        let nginx = Nginx::start(memory, &glance, &all, 10_000)?;
+        let nginx = Nginx::start(memory, &glance, &all, RECORDS)?;
+        let glance_catalogue = GlanceCatalogue::start(memory, RECORDS)?;
         let mut ports = BTreeMap::new();
         let mut catalogue_ports = BTreeMap::new();
         for place in places {
-            let server = match place.server {
-                ServerKind::Nginx => &nginx.server,
-                ServerKind::Glance => &glance.server,
+            let (server, catalogue) = match place.server {
+                ServerKind::Nginx => (&nginx.server, nginx.catalogue()),
+                ServerKind::Glance => (&glance.server, &glance_catalogue.catalogue),
             };
             ports.insert(*place, link::open(place.link, server.port)?);
-            if let std::collections::btree_map::Entry::Vacant(entry) = catalogue_ports.entry(place.link) {
-                entry.insert(link::open(place.link, nginx.catalogue().server.port)?);
-            }
+            catalogue_ports.insert(*place, link::open(place.link, catalogue.server.port)?);
         }
-        Ok(Self { quick, programs, glance, disk: disk.to_owned(), images, nginx, ports, catalogue_ports })
+        let disk = disk.to_owned();
+        Ok(Self { quick, programs, glance, disk, images, nginx, ports, glance_catalogue, catalogue_ports })
     }
 
     /// One of the images that were asked for.
@@ -144,10 +148,14 @@ impl Site {
         Ok(*self.ports.get(&place).ok_or("a place that was not set up")?)
     }
 
-    /// The catalogue of many records, and its port behind a link.
-    pub fn catalogue(&self, link: LinkKind) -> Result<(&Catalogue, u16)> {
-        let port = *self.catalogue_ports.get(&link).ok_or("a link that was not set up")?;
-        Ok((self.nginx.catalogue(), port))
+    /// The catalogue of many records at a place, and its port there.
+    pub fn catalogue(&self, place: Place) -> Result<(&Catalogue, u16)> {
+        let port = *self.catalogue_ports.get(&place).ok_or("a place that was not set up")?;
+        let catalogue = match place.server {
+            ServerKind::Nginx => self.nginx.catalogue(),
+            ServerKind::Glance => &self.glance_catalogue.catalogue,
+        };
+        Ok((catalogue, port))
     }
 
     /// A new folder on the disk of the caches, removed when dropped.

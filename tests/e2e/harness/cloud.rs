@@ -1,15 +1,14 @@
-//! A real Glance, and a real Keystone where asked, made by `scripts/devcloud`; and its API by curl.
+//! A real Glance, and a real Keystone where asked, made by `scripts/devcloud`; and its API.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
 use super::devcloud::Devcloud;
 use super::mount::Mount;
+use super::proxy::http;
 use super::run::run_folder;
 use super::shell::run;
 
@@ -21,6 +20,8 @@ pub struct Cloud {
     /// The user whose token calls of the API carry; none without authentication.
     user: Option<&'static str>,
     tokens: Mutex<HashMap<String, String>>,
+    /// Which test made images of a name.
+    makers: Mutex<HashMap<String, String>>,
 }
 
 impl Cloud {
@@ -44,6 +45,16 @@ impl Cloud {
         &CLOUD
     }
 
+    /// The one that the fault matrix shares, with an image that is always there: its lists hold nothing of other tests.
+    pub fn for_faults() -> &'static Self {
+        static CLOUD: LazyLock<Cloud> = LazyLock::new(|| {
+            let cloud = Cloud::new("none", "");
+            cloud.image("anchor.raw", b"always there");
+            cloud
+        });
+        &CLOUD
+    }
+
     /// One with these options of `devcloud up`, taken down when dropped: for tests that stop it, fill
     /// it, or need another configuration.
     pub fn new(auth: &str, options: &str) -> Self {
@@ -55,7 +66,7 @@ impl Cloud {
             "fake" => Some("admin"),
             _ => None,
         };
-        Self { devcloud, url, user, tokens: Mutex::default() }
+        Self { devcloud, url, user, tokens: Mutex::default(), makers: Mutex::default() }
     }
 
     /// Stops a server, `glance` or `keystone`.
@@ -71,6 +82,7 @@ impl Cloud {
     /// An active image whose data are in the `http` store; its id. For one without any hash,
     /// `options` is `--no-hash`.
     pub fn http_image(&self, name: &str, file: &str, options: &[&str]) -> String {
+        self.is_of_one_test(name);
         self.devcloud.http_image_with("alice", name, Path::new(file), options)
     }
 
@@ -120,13 +132,11 @@ impl Cloud {
             "application/json"
         };
         let body = body.map(Value::to_string).unwrap_or_default();
-        let content_type = format!("Content-Type: {content_type}");
-        let arguments = ["-X", method, "-H", &content_type, "--data-binary", "@-"];
-        let (mut status, mut answer) = self.curl(&arguments, path, body.as_bytes());
+        let (mut status, mut answer) = self.exchange(method, path, content_type, body.as_bytes());
         if status == 401 {
             // The token may have expired.
             self.tokens.lock().unwrap().clear();
-            (status, answer) = self.curl(&arguments, path, body.as_bytes());
+            (status, answer) = self.exchange(method, path, content_type, body.as_bytes());
         }
         (status, serde_json::from_slice(&answer).unwrap_or(Value::Null))
     }
@@ -139,22 +149,11 @@ impl Cloud {
         answer
     }
 
-    fn curl(&self, arguments: &[&str], path: &str, input: &[u8]) -> (u16, Vec<u8>) {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-m", "60", "--noproxy", "*", "-w", "\n%{http_code}"]).args(arguments);
-        curl.args(["-H", "Expect:", "-H", "Accept: application/json"]);
-        if let Some(user) = self.user {
-            curl.args(["-H", &format!("X-Auth-Token: {}", self.token(user))]);
-        }
-        curl.arg(format!("{}{path}", self.url));
-        let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("curl starts");
-        // A refused upload is closed early; the status tells.
-        let _ = child.stdin.take().unwrap().write_all(input);
-        let mut answer = child.wait_with_output().unwrap().stdout;
-        let end = answer.iter().rposition(|byte| *byte == b'\n').expect("the status of curl");
-        let status = String::from_utf8_lossy(&answer[end + 1..]).parse().unwrap();
-        answer.truncate(end);
-        (status, answer)
+    fn exchange(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        let mut headers =
+            vec![("content-type", content_type.to_owned()), ("accept", "application/json".to_owned())];
+        headers.extend(self.user.map(|user| ("x-auth-token", self.token(user))));
+        http::exchange(&self.url, method, path, &headers, body).expect("an answer of Glance")
     }
 
     /// A token of `user`, as `devcloud token` gets it.
@@ -164,9 +163,21 @@ impl Cloud {
         tokens.entry(user.to_owned()).or_insert_with(new).clone()
     }
 
+    /// Tests that share a cloud leave their images in it: the file of a name would be that of another test.
+    #[track_caller]
+    fn is_of_one_test(&self, name: &str) {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let mut makers = self.makers.lock().unwrap_or_else(PoisonError::into_inner);
+        let maker = makers.entry(name.to_owned()).or_insert_with(|| test.clone());
+        assert_eq!(*maker, test, "two tests make an image named {name:?} in the cloud they share");
+    }
+
     /// Makes a record in status `queued`; its id. `name` may be any JSON.
     #[track_caller]
     pub fn reserve(&self, record: Value) -> String {
+        if let Some(name) = record["name"].as_str() {
+            self.is_of_one_test(name);
+        }
         let mut whole = json!({"disk_format": "raw", "container_format": "bare"});
         whole.as_object_mut().unwrap().extend(record.as_object().unwrap().clone());
         self.api("POST", "/v2/images", &whole)["id"].as_str().unwrap().to_owned()
@@ -175,8 +186,8 @@ impl Cloud {
     /// Uploads the data of a reserved image.
     #[track_caller]
     pub fn upload(&self, id: &str, content: &[u8]) {
-        let arguments = ["-X", "PUT", "-H", "Content-Type: application/octet-stream", "--data-binary", "@-"];
-        let (status, answer) = self.curl(&arguments, &format!("/v2/images/{id}/file"), content);
+        let path = format!("/v2/images/{id}/file");
+        let (status, answer) = self.exchange("PUT", &path, "application/octet-stream", content);
         assert_eq!(status, 204, "{}", String::from_utf8_lossy(&answer));
     }
 

@@ -2,10 +2,13 @@
 
 mod cloud;
 mod content;
+mod detour;
 #[path = "../../common/devcloud.rs"]
 mod devcloud;
+mod disk;
 mod gate;
 mod mount;
+mod proxy;
 mod run;
 mod shell;
 mod tls;
@@ -14,8 +17,11 @@ use std::time::{Duration, Instant};
 
 pub use cloud::Cloud;
 pub use content::{Numbers, epoch, json, pattern};
+pub use detour::Detour;
+pub use disk::{Contents, Disk, Failure, Loss, Moment};
 pub use gate::Gate;
-pub use mount::{Mount, umount};
+pub use mount::{Mount, is_glancefs, umount};
+pub use proxy::{Fault, Proxy, Rule};
 pub use run::{Folder, PROGRAM};
 pub use shell::{Background, Outcome, background, background_with, run, run_with};
 pub use tls::{Authority, Front};

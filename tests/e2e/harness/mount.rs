@@ -1,6 +1,7 @@
 //! A mount as a person makes it, with a cache, a spool and a log of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::run::{Folder, PROGRAM};
@@ -111,13 +112,14 @@ impl Mount {
 
     /// The daemon's process id, while there is one.
     pub fn daemon(&self) -> Option<u32> {
-        let program = Path::new(PROGRAM).canonicalize().unwrap();
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         let mut ids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
-        ids.find(|id| {
-            let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            let ours = line.split(|byte| *byte == 0).any(|word| word == self.at.as_bytes());
-            ours && std::fs::read_link(format!("/proc/{id}/exe")).is_ok_and(|found| found == program)
+        ids.find(|&id| {
+            // First, since a look at the command line of a program that waits for a mount can wait with it.
+            is_glancefs(id) && {
+                let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+                line.split(|byte| *byte == 0).any(|word| word == self.at.as_bytes())
+            }
         })
     }
 
@@ -134,6 +136,16 @@ impl Mount {
     pub fn is_mounted(&self) -> bool {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         mounts.lines().any(|line| line.split(' ').nth(1) == Some(&self.at))
+    }
+}
+
+/// Whether the process `id` is there and runs the program under test.
+pub fn is_glancefs(id: u32) -> bool {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| Path::new(PROGRAM).canonicalize().unwrap());
+    match std::fs::read_link(format!("/proc/{id}/exe")) {
+        Ok(found) => found == *PATH,
+        // What a process that keeps its memory private runs is told to root only.
+        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
     }
 }
 

@@ -5,6 +5,7 @@
 //! a pipe that only the test process holds; then it unmounts, stops and removes everything below the
 //! folder. At a normal end the test process waits for it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -22,7 +23,9 @@ awk -v root="$root/" 'index($2, root) == 1 { print $2 }' /proc/self/mounts | sor
 done
 # Daemons that lost their mount end by themselves; one that hangs is known by its command line.
 for pid in $(grep -lzF -e "$root/" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3); do
-  if [ "$(readlink "/proc/$pid/exe")" = "$program" ]; then
+  # Which file it runs is told to root only, its name to everybody.
+  runs=$(readlink "/proc/$pid/exe") || runs=$(cat "/proc/$pid/comm" 2>/dev/null)
+  if [ "$runs" = "$program" ] || [ "$runs" = glancefs ]; then
     for _ in $(seq 20); do [ -e "/proc/$pid/fd" ] || break; sleep 0.05; done
     kill -KILL "$pid" 2>/dev/null
   fi
@@ -42,6 +45,7 @@ struct Run {
 }
 
 static RUN: LazyLock<Run> = LazyLock::new(|| {
+    tell_failures();
     let root = tempfile::Builder::new().prefix("glancefs-e2e.").tempdir().unwrap().keep();
     let root = root.canonicalize().unwrap();
     let guard = Command::new("bash")
@@ -65,6 +69,17 @@ extern "C" fn end() {
         drop(guard.stdin.take());
         let _ = guard.wait();
     }
+}
+
+/// Has the reason of each failure told at once, past the capture of the test's output: the list of failures comes at
+/// the end only, which a run that is ended early, or a log that is cut, does not have.
+fn tell_failures() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let test = std::thread::current().name().unwrap_or("a thread of the harness").to_owned();
+        let _ = writeln!(std::io::stderr(), "STOPPED: {test}: {panic}");
+        usual(panic);
+    }));
 }
 
 /// Where everything of this run is, removed at its end.

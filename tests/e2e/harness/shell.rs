@@ -110,6 +110,11 @@ impl Background {
         }
     }
 
+    /// Its process id: that of the shell, or of what that has become by `exec`.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.as_mut().unwrap().try_wait(), Ok(None))

@@ -10,7 +10,7 @@ use crate::contender::Contender;
 use crate::http::Connection;
 use crate::meter::Meter;
 use crate::process::run;
-use crate::server::{Catalogue, ServerKind};
+use crate::server::Catalogue;
 use crate::site::{ImageKind, Place, Site};
 
 /// Compared with the API's own paging, page after page on one connection, in its largest pages.
@@ -30,13 +30,8 @@ impl Case for Listing {
         &[Glancefs, Other, Bare]
     }
 
-    /// Glance itself would need minutes to get so many records.
-    fn applies_to(&self, place: Place) -> bool {
-        place.server == ServerKind::Nginx
-    }
-
     fn run(&self, site: &Site, place: Place, contender: Contender) -> Result<Samples> {
-        let (catalogue, port) = site.catalogue(place.link)?;
+        let (catalogue, port) = site.catalogue(place)?;
         let began = Instant::now();
         if contender == Contender::Bare {
             let meter = Meter::start(&catalogue.server, Default::default())?;
@@ -49,10 +44,11 @@ impl Case for Listing {
         let meter = Meter::start(&catalogue.server, files.processes())?;
         let listed = run(Command::new("ls").arg("-l").arg(files.root()?).env("LC_ALL", "C"))?;
         let took = began.elapsed();
-        let size = catalogue.size.to_string();
         let complete = |line: &&str| {
             let words: Vec<_> = line.split_whitespace().collect();
-            words.len() == 9 && words[4] == size && words[8].starts_with("image-")
+            let [_, _, _, _, shown, _, _, _, name] = words[..] else { return false };
+            let number = name.strip_prefix("image-").and_then(|number| number.parse::<u64>().ok());
+            number.is_some_and(|number| shown.parse() == Ok(catalogue.size.unwrap_or(number)))
         };
         let names: HashSet<&str> =
             listed.lines().filter(complete).filter_map(|line| line.split_whitespace().next_back()).collect();

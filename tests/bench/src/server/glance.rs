@@ -4,17 +4,38 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Image, Server};
+use super::{Catalogue, Image, Server};
 use crate::Result;
 use crate::content::Content;
 use crate::devcloud::Devcloud;
 use crate::process::run;
+
+/// Puts records into Glance's database: a second, instead of minutes by POST.
+const FILL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../e2e/fill_glance.py");
 
 /// A running Glance that asks for no authentication; stopped when dropped.
 pub struct Glance {
     devcloud: Devcloud,
     /// Where it is.
     pub server: Server,
+}
+
+/// Another one, with many records and no data.
+pub struct GlanceCatalogue {
+    _glance: Glance,
+    /// What it has.
+    pub catalogue: Catalogue,
+}
+
+impl GlanceCatalogue {
+    /// Starts one with so many `records` below `folder`.
+    pub fn start(folder: &Path, records: usize) -> Result<Self> {
+        let glance = Glance::start(folder)?;
+        let database = glance.devcloud.dir().join("glance/glance.db");
+        run(Command::new("python3").arg(FILL).arg(database).arg(records.to_string()))?;
+        let catalogue = Catalogue { server: glance.server.clone(), records, size: None };
+        Ok(Self { _glance: glance, catalogue })
+    }
 }
 
 impl Glance {

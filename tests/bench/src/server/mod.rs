@@ -6,7 +6,7 @@ mod nginx;
 
 use std::path::PathBuf;
 
-pub use glance::Glance;
+pub use glance::{Glance, GlanceCatalogue};
 pub use log::{AccessLog, Traffic};
 pub use nginx::{Catalogue, Nginx};
 

@@ -64,7 +64,7 @@ impl Nginx {
         let process = daemon.id();
         let server = Server { port, process, access_log };
         let catalogue = Server { port: catalogue, ..server.clone() };
-        Ok(Self { daemon, server, catalogue: Catalogue { server: catalogue, records, size } })
+        Ok(Self { daemon, server, catalogue: Catalogue { server: catalogue, records, size: Some(size) } })
     }
 
     /// The listener with many records.
@@ -85,8 +85,8 @@ pub struct Catalogue {
     pub server: Server,
     /// How many there are.
     pub records: usize,
-    /// The size that each shows, in bytes.
-    pub size: u64,
+    /// The size that each shows, in bytes; none: the first 1, the next 2, and so on.
+    pub size: Option<u64>,
 }
 
 /// Pages as Glance gives them, each named by the marker that asks for it. `next` is a path, as Glance's is.
