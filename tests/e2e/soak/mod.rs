@@ -51,9 +51,11 @@ impl Soak {
         // Tokens end several times in a run, however short it is.
         let life = (seconds / 3).clamp(40, 300);
         let cloud = Cloud::new("keystone", &format!("--stores file,http --token-expiration {life}"));
-        // Less cache and memory than images, so that blocks are evicted and fetched again all the time.
-        let mount = cloud
-            .mount("--allow-delete --cache-size 96M --memory-limit 32M --metadata-ttl 2s --spool-size 256M");
+        // Less cache and memory than images, so that blocks are evicted and fetched again all the time. A Glance that is
+        // killed while it takes data leaves a record that never says more, which is waited for as long as the time-out.
+        let mount = cloud.mount(
+            "--allow-delete --cache-size 96M --memory-limit 32M --metadata-ttl 2s --spool-size 256M --timeout 20s",
+        );
         let images = Store::new(&cloud, mount.beside());
         let meter = Meter::of(mount.daemon().expect("a daemon"));
         let (at_work, servers) = (RwLock::default(), RwLock::default());
