@@ -63,7 +63,7 @@ impl Reading {
     /// Checks that what the daemon takes did not grow: each within 5 %.
     pub fn expect_like(&self, late: &Self) {
         let values = [
-            ("KiB of memory", self.memory, late.memory),
+            ("KiB of memory", self.resident, late.resident),
             ("descriptors", self.descriptors, late.descriptors),
             ("threads", self.threads, late.threads),
         ];
@@ -100,10 +100,10 @@ impl Meter {
         }
     }
 
-    /// Waits for `rest`; the medians of its last 5 s, 10 a second.
-    pub fn at_rest(&self, rest: Duration) -> Reading {
+    /// Waits for `idle`; the medians of its last 5 s, 10 a second.
+    pub fn at_rest(&self, idle: Duration) -> Reading {
         let measured = Duration::from_secs(5);
-        std::thread::sleep(rest.saturating_sub(measured));
+        std::thread::sleep(idle.saturating_sub(measured));
         let end = Instant::now() + measured;
         let mut samples = Vec::new();
         while Instant::now() < end {
