@@ -194,6 +194,48 @@ fn a_power_cut_at_any_step_of_filling_and_making_room_leaves_no_wrong_byte() {
     }
 }
 
+#[test]
+fn killed_or_cut_at_any_step_of_an_eviction_the_next_mount_reads_right() {
+    let (cloud, disk) = (Cloud::open(), Disk::new());
+    // Read by the daemon alone, so that the image can be evicted at once.
+    let mount = mount_on(cloud, &disk, "--passthrough off");
+    let pair = Pair::new(&mount, cloud, "evicted");
+    mount.up();
+    assert!(pair.read(&mount));
+    mount.down();
+    let full = disk.contents();
+    let evict = format!("{PROGRAM} evict {mount}/{} {mount}/{}", pair.names[0], pair.names[1]);
+    mount.up();
+    disk.record();
+    sh!("{evict}");
+    mount.down();
+    let steps = disk.steps();
+    for (turn, step) in sample(steps + 1, 7).into_iter().enumerate() {
+        let loss = LOSSES_OF_CACHE[turn % LOSSES_OF_CACHE.len()];
+        disk.cut_power_at(step, loss);
+        up_again(&mount);
+        pair.are_right(&mount, &format!("{loss:?} lost after step {step} of {steps} of an eviction"));
+        mount.down();
+    }
+    for (turn, step) in sample(steps, 5).into_iter().enumerate() {
+        let moment = [Moment::Before, Moment::Within, Moment::After][turn % 3];
+        disk.set(&full);
+        mount.up();
+        disk.kill_at(step, moment);
+        run(&evict);
+        run(&format!("{PROGRAM} umount {mount}"));
+        if disk.has_killed() {
+            buried(&mount, &disk);
+            up_again(&mount);
+        } else {
+            // The steps of a run are not always as many.
+            mount.up();
+        }
+        pair.are_right(&mount, &format!("killed {moment:?} step {step} of {steps} of an eviction"));
+        mount.down();
+    }
+}
+
 /// Bytes of a file that are written one after the other, so that a power cut may take each.
 const PIECE: usize = 64 * KIB;
 

@@ -34,7 +34,7 @@ fn a_copy_during_which_glance_is_killed_arrives_as_another_record() {
     let cloud = Cloud::new("none", "");
     let gate = Gate::to(&cloud.url);
     let mount = cloud.mount(&format!("--endpoint {} --timeout 10s", gate.url()));
-    let source = mount.beside().file("source", &pattern(84, 12 * MIB));
+    let source = mount.beside().file("source", pattern(84, 12 * MIB));
     gate.slow();
     let copy = background(&format!("cp {source} {mount}/survives.raw"));
     let record = || cloud.named("survives.raw").first().cloned();
