@@ -265,18 +265,24 @@ time.sleep(60)
     writer
 }
 
+/// A mount whose daemon was killed while a program had `content` written to `name` and not closed it.
+fn killed_while_written(cloud: &Cloud, disk: &Disk, options: &str, name: &str, content: &[u8]) -> Mount {
+    let mount = mount_on(cloud, disk, options);
+    let from = mount.beside().file("source", content);
+    mount.up();
+    disk.record();
+    let writer = write_and_hold(&mount, disk, &from, name);
+    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
+    drop(writer);
+    buried(&mount, disk);
+    mount
+}
+
 #[test]
 fn bytes_that_a_power_cut_may_have_damaged_are_listed_and_sent_only_when_a_person_says_so() {
     let (cloud, disk) = (Cloud::open(), Disk::new());
-    let mount = mount_on(cloud, &disk, "");
     let content = pattern(131, 10 * PIECE + 77);
-    let from = mount.beside().file("source", &content);
-    mount.up();
-    disk.record();
-    let writer = write_and_hold(&mount, &disk, &from, "damaged.raw");
-    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
-    drop(writer);
-    buried(&mount, &disk);
+    let mount = killed_while_written(cloud, &disk, "", "damaged.raw", &content);
     let (steps, mut damaged) = (disk.steps(), 0);
     for loss in (1..7).map(Loss::Some).chain([Loss::Contents, Loss::Names]) {
         disk.cut_power_at(steps, loss);
@@ -303,15 +309,8 @@ fn bytes_that_a_power_cut_may_have_damaged_are_listed_and_sent_only_when_a_perso
 #[test]
 fn what_a_killed_daemon_left_outlives_a_power_cut_once_it_was_mounted_again() {
     let (cloud, disk) = (Cloud::open(), Disk::new());
-    let mount = mount_on(cloud, &disk, "--allow-delete");
     let content = pattern(132, 10 * PIECE + 77);
-    let from = mount.beside().file("source", &content);
-    mount.up();
-    disk.record();
-    let writer = write_and_hold(&mount, &disk, &from, "durable.raw");
-    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
-    drop(writer);
-    buried(&mount, &disk);
+    let mount = killed_while_written(cloud, &disk, "--allow-delete", "durable.raw", &content);
     up_again(&mount);
     eventually("its bytes are durable", || {
         let journals = disk.files(".json");
