@@ -185,6 +185,15 @@ impl Auth {
         }
     }
 
+    /// The token of `generation` was issued just now, so that a server which refuses it may be wrong: a Glance whose
+    /// Keystone does not answer refuses every token that it has not seen.
+    pub fn is_new(&self, generation: u64) -> bool {
+        match &self.inner.tokens {
+            Tokens::Fixed(_) => false,
+            Tokens::Renewed(renewal) => renewal.is_new(generation),
+        }
+    }
+
     /// The image endpoints without their version (`http://host:9292/`, path kept), at least one.
     ///
     /// Ask once there is a credential: of a mount that began without a login, those of the catalogue are known then.

@@ -189,17 +189,20 @@ impl Renewal {
 
     /// The server refused the token of `generation`.
     pub(super) async fn renew_after(&self, generation: u64) -> Result<Credential> {
-        {
-            let state = self.state();
-            if state.generation == generation && state.obtained.elapsed() < PAUSE {
-                return Err(Error::new(
-                    Kind::NotAuthenticated,
-                    "the server refuses a token that was issued just now: \
-                     does Glance use the same Keystone, and can it reach it?",
-                ));
-            }
+        if self.is_new(generation) {
+            return Err(Error::new(
+                Kind::NotAuthenticated,
+                "the server refuses a token that was issued just now: \
+                 does Glance use the same Keystone, and can it reach it?",
+            ));
         }
         self.renew(generation).await
+    }
+
+    /// The token of `generation` is so new that no other would be better.
+    pub(super) fn is_new(&self, generation: u64) -> bool {
+        let state = self.state();
+        state.generation == generation && state.obtained.elapsed() < PAUSE
     }
 
     /// One login for all who hold the token of `generation`.

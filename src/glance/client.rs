@@ -295,10 +295,14 @@ impl Glance {
                 Err(_) => Err(Failure::silent(request, base)),
             };
             let (error, worth, wait) = match outcome {
-                Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
-                    inner.renew_after(credential.generation, deadline, &mut backoff).await?;
-                    renewed = true;
-                    continue;
+                Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => {
+                    if renewed || inner.auth.is_new(credential.generation) {
+                        (refused_anew(answer.error(request)), Worth::AFewTries, None)
+                    } else {
+                        inner.renew_after(credential.generation, deadline, &mut backoff).await?;
+                        renewed = true;
+                        continue;
+                    }
                 }
                 Ok(mut answer) => {
                     let worth = worth(answer.status, &answer.headers, request.method.is_safe());
@@ -399,6 +403,13 @@ impl Glance {
         };
         Ok(answer(body, None))
     }
+}
+
+/// A token that was issued just now was refused.
+pub(super) fn refused_anew(error: Error) -> Error {
+    error.context(
+        "does Glance use the same Keystone, and can it reach it? A token that was issued just now is refused",
+    )
 }
 
 /// A pause when whoever issues tokens is away and there is time for another try; else the error.

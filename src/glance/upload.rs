@@ -25,7 +25,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, Sleep, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::client::{Exchange, Glance, host, read_body, transport_error};
+use super::client::{Exchange, Glance, host, read_body, refused_anew, transport_error};
 use super::error::{Operation, answered, failed};
 use super::image::{Image, Status};
 use super::record::{path, subject};
@@ -172,14 +172,15 @@ impl Glance {
                 Outcome::Done => return Ok(()),
                 Outcome::Failed(error) => return Err(error),
                 Outcome::Conflict(error) if tries == 0 => return Err(error),
-                Outcome::Refused if !renewed => {
+                Outcome::Refused if !renewed && !self.inner.auth.is_new(credential.generation) => {
                     renewed = true;
                     let deadline = moved_at + self.inner.patience;
                     self.inner.renew_after(credential.generation, deadline, &mut backoff).await?;
                     continue;
                 }
                 Outcome::Refused => {
-                    return Err(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b""));
+                    retries += 1;
+                    refused_anew(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b""))
                 }
                 // Nobody is there: worth waiting for.
                 Outcome::Unsent(error) => error,

@@ -14,7 +14,7 @@ fn fio_verifies_what_it_wrote_and_cp_uploaded() {
         let source = mount.beside().path("source");
         // Each block says where it belongs and has its CRC; 64 KiB are a block of the cache, so that none could be
         // taken for another.
-        let job = "fio --name=verifiable --bs=64k --size=32M --verify=crc32c --verify_fatal=1";
+        let job = "fio --name=verifiable --bs=64k --size=32M --verify=crc32c --verify_fatal=1 --verify_state_save=0";
         sh!("{job} --rw=write --do_verify=0 --filename={source}");
         sh!("cp {source} {mount}/{name}");
         // The upload is in the cache as a whole; a mount that has nothing has to fetch it.

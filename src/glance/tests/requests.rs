@@ -143,7 +143,16 @@ async fn a_refused_token_is_renewed_once_and_the_request_repeated() {
     assert!(server.head(1).contains("x-auth-token: 2\r\n"));
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(kind(glance.list(10, None).await), Kind::NotAuthenticated);
-    assert_eq!(server.count(), 4);
+    assert_eq!(std::fs::read_to_string(&count).unwrap().lines().count(), 3, "one login for a request");
+}
+
+#[tokio::test]
+async fn a_glance_that_refuses_a_new_token_for_a_moment_is_asked_again() {
+    let refused = status("401 Unauthorized");
+    let server = Script::serve(vec![refused.clone(), refused, page(&[])]).await;
+    let glance = client(&[&server.url], AuthMethod::TokenCommand("echo token".into()), LONG).await;
+    glance.list(10, None).await.unwrap();
+    assert_eq!(server.count(), 3);
 }
 
 #[tokio::test]
