@@ -7,8 +7,10 @@
 mod args;
 #[doc(hidden)]
 pub mod fuzzing;
+mod helper;
 mod merge;
 mod named;
+mod options;
 mod orders;
 mod profile;
 mod trust;
@@ -23,7 +25,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::client;
 use crate::config::Environment;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::mount::{self, Readiness, Unmounted};
 
 /// Runs the program with these arguments and gives its exit code.
@@ -31,6 +33,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     keep_memory_private();
     let line: Vec<OsString> = arguments.into_iter().collect();
     let environment = Environment::of_process();
+    if helper::is_meant(&line) {
+        return help_mount(&line, &environment);
+    }
     let outcome = match args::Arguments::try_parse_from(&line) {
         Ok(args::Arguments { command: args::Command::Mount(arguments) }) if arguments.daemon => {
             return serve_in_background(&arguments, &environment);
@@ -88,6 +93,43 @@ fn on_mount<'a>(
     on: &'a args::OnMountArguments,
 ) -> impl Iterator<Item = (&'a Path, Result<PathBuf>)> {
     images.iter().map(move |typed| (typed.as_path(), named::path_of(typed, on)))
+}
+
+/// The program as mount(8) calls it.
+fn help_mount(line: &[OsString], environment: &Environment) -> ExitCode {
+    let words = line.get(1..).unwrap_or_default();
+    if words.iter().any(|word| word == "-h" || word == "--help") {
+        println!(
+            "{}\nOptions are those of glancefs mount, with _ for -, and those of mount(8).",
+            helper::USAGE
+        );
+        return ExitCode::SUCCESS;
+    }
+    let told = |code: u8, message: &dyn std::fmt::Display| {
+        eprintln!("glancefs: {message}");
+        ExitCode::from(code)
+    };
+    let request = match helper::read(words) {
+        Ok(request) => request,
+        Err(message) => return told(helper::MISUSED, &message),
+    };
+    let arguments = match args::Arguments::try_parse_from(&request.line) {
+        Ok(args::Arguments { command: args::Command::Mount(arguments) }) => arguments,
+        Ok(_) => return told(helper::MISUSED, &helper::USAGE),
+        Err(error) => return told(helper::MISUSED, &options::in_one_line(&error)),
+    };
+    let outcome = if request.fake {
+        merge::config(&arguments, environment).map(drop)
+    } else {
+        run_mount(&arguments, &request.line, environment)
+    };
+    match outcome {
+        Ok(()) if request.verbose => println!("glancefs: mounted on {}", arguments.mountpoint.display()),
+        Ok(()) => {}
+        Err(error) if error.kind() == Kind::Config => return told(helper::MISUSED, &error),
+        Err(error) => return told(helper::FAILED, &error),
+    }
+    ExitCode::SUCCESS
 }
 
 fn run_mount(arguments: &args::MountArguments, line: &[OsString], environment: &Environment) -> Result<()> {
