@@ -5,6 +5,8 @@
 //! gives 2 (clap's own).
 
 mod args;
+mod config;
+mod file;
 #[doc(hidden)]
 pub mod fuzzing;
 mod helper;
@@ -13,6 +15,7 @@ mod named;
 mod options;
 mod orders;
 mod profile;
+mod settings;
 mod trust;
 mod uploads;
 
@@ -20,13 +23,18 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::client;
 use crate::config::Environment;
 use crate::error::{Kind, Result};
 use crate::mount::{self, Readiness, Unmounted};
+
+/// What the command line is, for manual pages and completions.
+#[doc(hidden)]
+pub fn definition() -> clap::Command {
+    <args::Arguments as clap::CommandFactory>::command()
+}
 
 /// Runs the program with these arguments and gives its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -36,12 +44,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if helper::is_meant(&line) {
         return help_mount(&line, &environment);
     }
-    let outcome = match args::Arguments::try_parse_from(&line) {
+    let outcome = match settings::arguments(&line, &environment) {
         Ok(args::Arguments { command: args::Command::Mount(arguments) }) if arguments.daemon => {
             return serve_in_background(&arguments, &environment);
         }
         Ok(args::Arguments { command: args::Command::Mount(arguments) }) => {
             run_mount(&arguments, &line, &environment)
+        }
+        Ok(args::Arguments { command: args::Command::Config(arguments) }) => {
+            config::run(&arguments, settings::without_switches(&line).1, &environment)
         }
         Ok(args::Arguments { command: args::Command::Umount(arguments) }) => {
             run_umount(&arguments, &environment)
@@ -62,7 +73,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args::Arguments { command: args::Command::Uploads(arguments) }) => {
             uploads::run(&arguments, &environment)
         }
-        Err(error) => {
+        Err(settings::Unreadable::File(error)) => Err(error),
+        Err(settings::Unreadable::Line(error)) => {
             // Help and version come this way too, with code 0; a closed terminal is no failure of ours.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
@@ -113,10 +125,13 @@ fn help_mount(line: &[OsString], environment: &Environment) -> ExitCode {
         Ok(request) => request,
         Err(message) => return told(helper::MISUSED, &message),
     };
-    let arguments = match args::Arguments::try_parse_from(&request.line) {
+    let arguments = match settings::arguments(&request.line, environment) {
         Ok(args::Arguments { command: args::Command::Mount(arguments) }) => arguments,
         Ok(_) => return told(helper::MISUSED, &helper::USAGE),
-        Err(error) => return told(helper::MISUSED, &options::in_one_line(&error)),
+        Err(settings::Unreadable::Line(error)) => {
+            return told(helper::MISUSED, &options::in_one_line(&error));
+        }
+        Err(settings::Unreadable::File(error)) => return told(helper::MISUSED, &error),
     };
     let outcome = if request.fake {
         merge::config(&arguments, environment).map(drop)

@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod environment;
+pub mod file;
 pub mod memory;
 pub mod paths;
 mod trust;

@@ -105,6 +105,7 @@ fn started(line: &str, variables: &[(String, String)], prepare: impl FnOnce(&mut
             command.env_remove(name);
         }
     }
+    command.env("GLANCEFS_CONFIG", "/dev/null");
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
     prepare(&mut command);
