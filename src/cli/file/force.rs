@@ -90,10 +90,8 @@ impl Files {
     /// `Config` for a variable that is not text.
     pub(in crate::cli) fn in_force(&self, given: &Given, environment: &Environment) -> Result<InForce> {
         let common = |name: &str| {
-            let all = self.documents.iter().flat_map(|document| &document.common);
-            all.filter(|setting| setting.name == name)
-                .last()
-                .and_then(|setting| setting.values.last().cloned())
+            let mut all = self.documents.iter().flat_map(|document| &document.common);
+            all.rfind(|setting| setting.name == name).and_then(|setting| setting.values.last().cloned())
         };
         let from_line = given.source_cloud.clone().or_else(|| given.os_cloud.clone());
         let decided_by_line =
@@ -120,10 +118,11 @@ impl Files {
                 let has_variable = variables_of(&setting.name).iter().any(|name| environment.has(name));
                 // The name of a section stands for the cloud that the section names.
                 let replaces = is_of_section && setting.name == "os-cloud" && !given.names_two_clouds();
-                let counts = !given.options.contains(&setting.name)
-                    && !(is_login && !is_of_section && by != By::File)
-                    && (before_variables || !has_variable);
-                if counts || replaces {
+                let decided_elsewhere = is_login && !is_of_section && by != By::File;
+                let overruled = given.options.contains(&setting.name)
+                    || (has_variable && !before_variables)
+                    || decided_elsewhere;
+                if replaces || !overruled {
                     in_force.settings.insert(setting.name.clone(), setting.clone());
                 }
             }
