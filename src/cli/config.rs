@@ -118,7 +118,8 @@ impl Shown<'_> {
             }
         }
         let usual = Some(raw()).filter(|words| !words.is_empty()).or_else(|| self.computed(name));
-        Ok((usual, "default".to_owned()))
+        let origin = if usual.is_some() { "default" } else { "not set" };
+        Ok((usual, origin.to_owned()))
     }
 
     /// Defaults that depend on the user and the machine.
@@ -137,7 +138,11 @@ impl Shown<'_> {
 /// Words as a value of TOML: a switch bare, what adds up as a list.
 fn toml(option: &Arg, words: &[String]) -> String {
     // The strings of JSON are strings of TOML.
-    let quoted = |word: &String| serde_json::Value::from(without_password(word)).to_string();
+    let quoted = |word: &String| match word.parse::<u64>() {
+        // `0644` is no number of TOML.
+        Ok(number) if number.to_string() == *word => word.clone(),
+        _ => serde_json::Value::from(without_password(word)).to_string(),
+    };
     match (option.get_action(), words) {
         (clap::ArgAction::Append, words) => {
             format!("[{}]", words.iter().map(quoted).collect::<Vec<_>>().join(", "))

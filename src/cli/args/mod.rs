@@ -66,11 +66,14 @@ pub enum Command {
     Order(OrderCommand),
 }
 
-/// Show what is in force for a mount with these options, and where each value comes from.
-///
-/// It is TOML, as the configuration files take it. Options go before variables, these before the user's file
-/// ($XDG_CONFIG_HOME/glancefs/glancefs.toml or ~/.config/glancefs/glancefs.toml), that before /etc/glancefs/glancefs.toml; a file
-/// that [env: GLANCEFS_CONFIG] names takes the place of both. No secret is shown.
+const CONFIG: &str = "Show what is in force for a mount with these options, and where each value comes from";
+
+const CONFIG_MORE: &str = "\
+It is TOML, as the configuration files take it. Options go before variables, these before the user's file \
+($XDG_CONFIG_HOME/glancefs/glancefs.toml or ~/.config/glancefs/glancefs.toml), that before /etc/glancefs/glancefs.toml; a file \
+that [env: GLANCEFS_CONFIG] names takes the place of both. No secret is shown.";
+
+/// What `glancefs config` takes: all that a mount takes, the mount point if one likes.
 #[derive(Debug, Clone)]
 pub struct ConfigArguments {
     /// Those of a mount, as they were given.
@@ -79,11 +82,12 @@ pub struct ConfigArguments {
 
 impl Args for ConfigArguments {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let about = command.get_about().cloned().unwrap_or_default();
-        let long = command.get_long_about().cloned().unwrap_or_default();
         let command =
             MountArguments::augment_args(command).mut_arg("mountpoint", |place| place.required(false));
-        command.about(about).long_about(long).allow_missing_positional(false)
+        command
+            .about(CONFIG)
+            .long_about(format!("{CONFIG}.\n\n{CONFIG_MORE}"))
+            .allow_missing_positional(false)
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
