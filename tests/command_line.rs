@@ -7,7 +7,13 @@ use std::process::{Command, Output};
 /// Runs glancefs with these arguments and nothing in the environment but `variables`.
 fn glancefs(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_glancefs"));
-    command.args(arguments).env_clear().envs(variables.iter().copied()).output().unwrap()
+    command
+        .args(arguments)
+        .env_clear()
+        .env("GLANCEFS_CONFIG", "/dev/null")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap()
 }
 
 /// Exit code, standard output and standard error.

@@ -33,7 +33,11 @@ const LONGEST_KEPT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// # Errors
 /// `Config`, with a message for the person at the keyboard.
 pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<Config> {
-    let mountpoint = paths::mountpoint(&arguments.mountpoint)?;
+    let device = paths::ready_device(&arguments.mountpoint);
+    let mountpoint = match device {
+        Some(_) => arguments.mountpoint.clone(),
+        None => paths::mountpoint(&arguments.mountpoint)?,
+    };
     let source = source::chosen(arguments)?;
     let auth = auth_config(&source.login, source.endpoint.as_ref(), environment)?;
     let http = http_config(&source.login, arguments.cloud.max_connections, environment)?;
@@ -61,6 +65,8 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     }
     Ok(Config {
         mountpoint,
+        device,
+        source: given(&arguments.source),
         image: source.image,
         store: given(&arguments.upload.store),
         prefer_stores: words(&arguments.cache.prefer_store).map(str::to_owned).collect(),
@@ -327,6 +333,7 @@ fn access_config(
         dir_mode: access.dir_mode,
         allow_other: access.allow_other,
         read_only: access.read_only,
+        noexec: access.noexec,
         allow_delete: access.allow_delete,
         allow_overwrite: access.allow_overwrite,
         show_locations: access.show_locations,

@@ -5,12 +5,17 @@
 //! gives 2 (clap's own).
 
 mod args;
+mod config;
+mod file;
 #[doc(hidden)]
 pub mod fuzzing;
+mod helper;
 mod merge;
 mod named;
+mod options;
 mod orders;
 mod profile;
+mod settings;
 mod trust;
 mod uploads;
 
@@ -18,25 +23,36 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::client;
 use crate::config::Environment;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::mount::{self, Readiness, Unmounted};
+
+/// What the command line is, for manual pages and completions.
+#[doc(hidden)]
+pub fn definition() -> clap::Command {
+    <args::Arguments as clap::CommandFactory>::command()
+}
 
 /// Runs the program with these arguments and gives its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     keep_memory_private();
     let line: Vec<OsString> = arguments.into_iter().collect();
     let environment = Environment::of_process();
-    let outcome = match args::Arguments::try_parse_from(&line) {
+    if helper::is_meant(&line) {
+        return help_mount(&line, &environment);
+    }
+    let outcome = match settings::arguments(&line, &environment) {
         Ok(args::Arguments { command: args::Command::Mount(arguments) }) if arguments.daemon => {
             return serve_in_background(&arguments, &environment);
         }
         Ok(args::Arguments { command: args::Command::Mount(arguments) }) => {
             run_mount(&arguments, &line, &environment)
+        }
+        Ok(args::Arguments { command: args::Command::Config(arguments) }) => {
+            config::run(&arguments, settings::without_switches(&line).1, &environment)
         }
         Ok(args::Arguments { command: args::Command::Umount(arguments) }) => {
             run_umount(&arguments, &environment)
@@ -57,7 +73,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args::Arguments { command: args::Command::Uploads(arguments) }) => {
             uploads::run(&arguments, &environment)
         }
-        Err(error) => {
+        Err(settings::Unreadable::File(error)) => Err(error),
+        Err(settings::Unreadable::Line(error)) => {
             // Help and version come this way too, with code 0; a closed terminal is no failure of ours.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
@@ -88,6 +105,46 @@ fn on_mount<'a>(
     on: &'a args::OnMountArguments,
 ) -> impl Iterator<Item = (&'a Path, Result<PathBuf>)> {
     images.iter().map(move |typed| (typed.as_path(), named::path_of(typed, on)))
+}
+
+/// The program as mount(8) calls it.
+fn help_mount(line: &[OsString], environment: &Environment) -> ExitCode {
+    let words = line.get(1..).unwrap_or_default();
+    if words.iter().any(|word| word == "-h" || word == "--help") {
+        println!(
+            "{}\nOptions are those of glancefs mount, with _ for -, and those of mount(8).",
+            helper::USAGE
+        );
+        return ExitCode::SUCCESS;
+    }
+    let told = |code: u8, message: &dyn std::fmt::Display| {
+        eprintln!("glancefs: {message}");
+        ExitCode::from(code)
+    };
+    let request = match helper::read(words) {
+        Ok(request) => request,
+        Err(message) => return told(helper::MISUSED, &message),
+    };
+    let arguments = match settings::arguments(&request.line, environment) {
+        Ok(args::Arguments { command: args::Command::Mount(arguments) }) => arguments,
+        Ok(_) => return told(helper::MISUSED, &helper::USAGE),
+        Err(settings::Unreadable::Line(error)) => {
+            return told(helper::MISUSED, &options::in_one_line(&error));
+        }
+        Err(settings::Unreadable::File(error)) => return told(helper::MISUSED, &error),
+    };
+    let outcome = if request.fake {
+        merge::config(&arguments, environment).map(drop)
+    } else {
+        run_mount(&arguments, &request.line, environment)
+    };
+    match outcome {
+        Ok(()) if request.verbose => println!("glancefs: mounted on {}", arguments.mountpoint.display()),
+        Ok(()) => {}
+        Err(error) if error.kind() == Kind::Config => return told(helper::MISUSED, &error),
+        Err(error) => return told(helper::FAILED, &error),
+    }
+    ExitCode::SUCCESS
 }
 
 fn run_mount(arguments: &args::MountArguments, line: &[OsString], environment: &Environment) -> Result<()> {

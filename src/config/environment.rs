@@ -18,10 +18,11 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// That of this process.
+    /// That of this process. Without `HOME`, which mount(8) takes away from users, their folder is what the system says.
     pub fn of_process() -> Self {
+        let home = |name: &str| (name == "HOME").then(std::env::home_dir).flatten().map(OsString::from);
         Self {
-            lookup: Box::new(|name| std::env::var_os(name)),
+            lookup: Box::new(move |name| std::env::var_os(name).or_else(|| home(name))),
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
         }

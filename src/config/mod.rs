@@ -2,10 +2,12 @@
 
 pub mod auth;
 mod environment;
+pub mod file;
 pub mod memory;
 pub mod paths;
 mod trust;
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,8 +22,12 @@ pub use trust::{DirectConfig, DirectRoot, Inspect, TrustConfig, Verify};
 /// Everything a mount needs to know, after arguments, environment and files were merged and checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the images appear.
+    /// Where the images appear; `/dev/fd/N` when that is another's affair.
     pub mountpoint: PathBuf,
+    /// The descriptor `N` of `/dev/fd/N`: an opened /dev/fuse that whoever started us has mounted.
+    pub device: Option<RawFd>,
+    /// What is mounted, as it was typed (`SOURCE`): the mount table shows it, since mount(8) finds a line of fstab by it.
+    pub source: Option<String>,
     /// Stay in the foreground and log to standard error.
     pub foreground: bool,
     /// Log here instead of to the journal or syslog.
@@ -267,6 +273,8 @@ pub struct AccessConfig {
     pub allow_other: bool,
     /// Nothing can be changed: EROFS.
     pub read_only: bool,
+    /// No program can be started from the mount.
+    pub noexec: bool,
     /// `rm` deletes images.
     pub allow_delete: bool,
     /// Writing over an image uploads a new one and removes the old.

@@ -1,6 +1,7 @@
 //! Where things are: the mount point, the default folders, and which path lies inside which.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::path::{Component, Path, PathBuf};
 
 use super::Environment;
@@ -30,6 +31,14 @@ pub fn mountpoint(path: &Path) -> Result<PathBuf> {
         Err(error) => return Err(wrong(format!("the mount point {shown} cannot be used")).with_source(error)),
     }
     resolve(path)
+}
+
+/// The descriptor of `/dev/fd/N`, as libfuse has it: a supervisor (a CSI driver, a privileged helper) has opened
+/// /dev/fuse, mounted it where it wants, and hands the descriptor on.
+pub fn ready_device(mountpoint: &Path) -> Option<RawFd> {
+    let number = mountpoint.to_str()?.strip_prefix("/dev/fd/")?;
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    number.parse().ok().filter(|_| digits)
 }
 
 /// A FUSE mount is there, but it is dead or belongs to someone else.
@@ -117,6 +126,16 @@ mod tests {
     fn a_file_is_no_mount_point() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(mountpoint(file.path()).unwrap_err().to_string().contains("not a directory"));
+    }
+
+    #[test]
+    fn a_ready_device_is_named_by_its_descriptor() {
+        let of = |path: &str| ready_device(Path::new(path));
+        assert_eq!(of("/dev/fd/7"), Some(7));
+        let others = ["/dev/fd/", "/dev/fd/x", "/dev/fd/-1", "/dev/fd/+1", "/dev/fd/7/x", "/dev/fuse"];
+        for path in others.into_iter().chain(["/dev/fd/99999999999"]) {
+            assert_eq!(of(path), None, "{path}");
+        }
     }
 
     #[test]

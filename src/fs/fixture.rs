@@ -76,6 +76,7 @@ impl Fixture {
             dir_mode: 0o755,
             allow_other: false,
             read_only,
+            noexec: false,
             allow_delete,
             allow_overwrite,
             show_locations: false,

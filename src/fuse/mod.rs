@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod device;
 mod errno;
 mod invalidate;
 mod passthrough;

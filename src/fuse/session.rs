@@ -3,7 +3,7 @@
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use tracing::{debug, info, warn};
 
 use super::adapter::Adapter;
+use super::device;
 use super::invalidate;
 use super::passthrough::{self, Passthrough};
 use super::unmount::{Manner, unmount};
@@ -46,6 +47,8 @@ pub struct Session {
     /// Never dropped: fuser would unmount the path once more, which may be another mount by then.
     _background: ManuallyDrop<BackgroundSession>,
     ended: Mutex<Receiver<()>>,
+    /// Where another has mounted the device, he unmounts it: we only end.
+    leave: Option<Sender<()>>,
     has_ended: AtomicBool,
     uploads: Uploads,
     cache: Cache,
@@ -76,21 +79,35 @@ impl Session {
             runtime.handle().clone(),
             config.http.patience(),
             Arc::clone(&passthrough),
-            ended_sender,
+            ended_sender.clone(),
         );
-        let session = fuser::Session::new(adapter, &config.mountpoint, &mount_options(config, &catalog));
-        let session = session.map_err(|error| cannot_mount(&config.mountpoint, error))?;
-        let background = session.spawn().map_err(|error| cannot_mount(&config.mountpoint, error))?;
+        let mut options = mount_options(config, &catalog);
+        let session = match config.device {
+            None => fuser::Session::new(adapter, &config.mountpoint, &options),
+            Some(number) => {
+                let ready = device::take(number)?;
+                options.clone_fd = device::can_be_cloned();
+                fuser::Session::from_fd(adapter, ready, options.acl, options)
+            }
+        };
+        let cannot = |error| match config.device {
+            None => cannot_mount(&config.mountpoint, error),
+            Some(_) => cannot_serve(&config.mountpoint, error),
+        };
+        let background = session.map_err(cannot)?.spawn().map_err(cannot)?;
         let notifier = background.notifier();
         let telling =
             invalidate::run(fs, notifier, listings, operations, mismatches, proofs, Arc::clone(&passthrough));
         runtime.spawn(telling);
         runtime.spawn(passthrough::sweep_now_and_then(passthrough));
-        raise_read_ahead(&config.mountpoint);
+        if config.device.is_none() {
+            raise_read_ahead(&config.mountpoint);
+        }
         Ok(Self {
             mountpoint: config.mountpoint.clone(),
             _background: ManuallyDrop::new(background),
             ended: Mutex::new(ended),
+            leave: config.device.map(|_| ended_sender),
             has_ended: AtomicBool::new(false),
             uploads,
             cache,
@@ -106,9 +123,15 @@ impl Session {
         self.has_ended.store(true, Ordering::SeqCst);
     }
 
-    /// Unmounts lazily: programs that have files open keep them, new ones find nothing.
+    /// Unmounts lazily: programs that have files open keep them, new ones find nothing. A device that another has mounted
+    /// is served no longer.
     pub fn stop(&self) {
         if self.has_ended.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Some(leave) = &self.leave {
+            // Without a receiver it has ended already.
+            let _ = leave.send(());
             return;
         }
         if let Err(error) = unmount(&self.mountpoint, Manner::Lazy) {
@@ -201,16 +224,19 @@ fn with_cure(error: Error, config: &CatalogConfig) -> Error {
 
 fn mount_options(config: &Config, catalog: &Catalog) -> fuser::Config {
     let mut options = fuser::Config::default();
-    let cloud = catalog.cloud_key();
+    let source = config.source.as_deref().unwrap_or(catalog.cloud_key());
     options.mount_options = vec![
         // Shown by `mount` and `df`. A comma would begin another mount option.
-        MountOption::FSName(cloud.replace([',', '\\'], "_")),
+        MountOption::FSName(source.replace([',', '\\'], "_")),
         // The direct mount(2) of fuser drops `Subtype`; with this /proc/mounts says fuse.glancefs.
         MountOption::CUSTOM("subtype=glancefs".to_owned()),
         MountOption::NoAtime,
     ];
     if config.access.read_only {
         options.mount_options.push(MountOption::RO);
+    }
+    if config.access.noexec {
+        options.mount_options.push(MountOption::NoExec);
     }
     if config.access.allow_other {
         // Everybody gets in, so the kernel has to check modes and owners.
@@ -231,6 +257,11 @@ fn cannot_mount(mountpoint: &Path, error: std::io::Error) -> Error {
         _ => "is the mount point a directory that this user may mount on?",
     };
     Error::new(Kind::Io, format!("cannot mount on {}; {cure}", mountpoint.display())).with_source(error)
+}
+
+fn cannot_serve(device: &Path, error: std::io::Error) -> Error {
+    let message = format!("cannot serve {}: whoever opened it has to mount it first", device.display());
+    Error::new(Kind::Io, message).with_source(error)
 }
 
 /// Lets the kernel read ahead further on this mount; only root may, and it works without.

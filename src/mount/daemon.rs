@@ -7,9 +7,11 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::io::FdFlags;
 
 use super::logging::Destination;
 use crate::error::{Error, Kind, Result};
@@ -78,8 +80,11 @@ fn null() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// What it says; or how it ended when it says nothing, and where its log is.
-pub fn launch(command_line: &[OsString], log: &Destination) -> Result<()> {
+pub fn launch(command_line: &[OsString], log: &Destination, device: Option<RawFd>) -> Result<()> {
     keep_files_to_ourselves();
+    if let Some(device) = device {
+        hand_on(device)?;
+    }
     let mut words = command_line.iter();
     // The file that runs now, even when a package update has replaced it; `ps` shows the usual name.
     let mut command = Command::new("/proc/self/exe");
@@ -98,6 +103,14 @@ fn keep_files_to_ourselves() {
     // Rust opened bear the mark already.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     // A kernel before 5.11 refuses: then they are handed on, as most daemons do.
+}
+
+/// Leaves an inherited descriptor to the background process.
+fn hand_on(descriptor: RawFd) -> Result<()> {
+    // SAFETY: nothing in this process closes it; a number that is not open is told by the call.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    rustix::io::fcntl_setfd(descriptor, FdFlags::empty())
+        .map_err(|error| Error::io("handing on the descriptor that is named as mount point", error.into()))
 }
 
 /// Waits for the word of `child`. The wait is bounded by the child's own deadlines, and by the user.

@@ -18,6 +18,7 @@ mod meant;
 mod mountinfo;
 mod repair;
 mod signals;
+mod supervisor;
 mod umount;
 
 use std::ffi::OsString;
@@ -33,6 +34,7 @@ use crate::error::{Error, Result};
 use crate::fuse::session::Session;
 use instance::Instance;
 use signals::Signals;
+use supervisor::Supervisor;
 
 pub use daemon::Readiness;
 pub use instance::spool_of;
@@ -50,7 +52,13 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(5);
 /// What kept it from mounting.
 pub fn in_foreground(config: &Config, environment: &Environment) -> Result<()> {
     logging::start(&logging::Destination::foreground(config))?;
-    serve(config, environment, || Ok(()))
+    let supervisor = Supervisor::of(environment);
+    let ready = || {
+        supervisor.ready(&config.mountpoint);
+        Ok(())
+    };
+    let outcome = serve(config, environment, ready, || supervisor.stopping());
+    outcome.inspect_err(|error| supervisor.failed(error))
 }
 
 /// Starts `command_line` (with the internal option for the background part) and returns once that
@@ -63,7 +71,7 @@ pub fn in_background(config: &Config, command_line: &[OsString]) -> Result<()> {
     if matches!(log, logging::Destination::Nowhere) {
         eprintln!("glancefs: neither journal nor syslog is here, so nothing is logged: add --log-file FILE");
     }
-    daemon::launch(command_line, &log)
+    daemon::launch(command_line, &log, config.device)
 }
 
 /// The background part: mounts, tells `readiness`, serves, and returns once the mount has ended.
@@ -75,8 +83,9 @@ pub fn as_daemon(config: &Config, environment: &Environment, readiness: Readines
     // Cache, spool, lock and log are nobody else's business.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let mut readiness = Some(readiness);
-    let outcome = logging::start(&logging::Destination::background(config))
-        .and_then(|()| serve(config, environment, || readiness.take().map_or(Ok(()), Readiness::ready)));
+    let outcome = logging::start(&logging::Destination::background(config)).and_then(|()| {
+        serve(config, environment, || readiness.take().map_or(Ok(()), Readiness::ready), || {})
+    });
     if let Err(error) = &outcome {
         error!("{error}");
         if let Some(readiness) = readiness {
@@ -86,12 +95,24 @@ pub fn as_daemon(config: &Config, environment: &Environment, readiness: Readines
     outcome
 }
 
-/// Mounts, calls `ready`, and serves until the mount has ended.
-fn serve(config: &Config, environment: &Environment, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Mounts, calls `ready`, serves until the mount has ended, and calls `ended` before what has to survive is written out.
+fn serve(
+    config: &Config,
+    environment: &Environment,
+    ready: impl FnOnce() -> Result<()>,
+    ended: impl FnOnce(),
+) -> Result<()> {
     allocator::bound_reserves();
-    // Held until everything is written: whoever waits for our end waits for this.
-    let _instance = Instance::acquire(&config.mountpoint, &config.spool.dir, environment)?;
-    repair::stale_mounts(&config.mountpoint)?;
+    // Held until everything is written: whoever waits for our end waits for this. Of a device that is ready nobody knows here
+    // where it is mounted.
+    let _instance = match config.device {
+        None => {
+            let instance = Instance::acquire(&config.mountpoint, &config.spool.dir, environment)?;
+            repair::stale_mounts(&config.mountpoint)?;
+            Some(instance)
+        }
+        Some(_) => None,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("glancefs-io")
@@ -106,6 +127,7 @@ fn serve(config: &Config, environment: &Environment, ready: impl FnOnce() -> Res
         session.stop();
     }
     wait_for_end(&session, &signals, &runtime);
+    ended();
     session.finish();
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     info!("unmounted {}", config.mountpoint.display());

@@ -9,6 +9,10 @@ pub struct AccessArguments {
     #[arg(long)]
     pub read_only: bool,
 
+    /// Let no program be started from the mount, whatever the permission bits say.
+    #[arg(long)]
+    pub noexec: bool,
+
     /// Let rm delete images of the cloud.
     #[arg(long)]
     pub allow_delete: bool,

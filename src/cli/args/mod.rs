@@ -16,7 +16,7 @@ mod upload;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 use super::orders::OrderCommand;
 use super::trust::TrustArguments;
@@ -54,6 +54,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Mount(Box<MountArguments>),
+    Config(ConfigArguments),
     Umount(UmountArguments),
     Prefetch(PrefetchArguments),
     Evict(EvictArguments),
@@ -65,11 +66,52 @@ pub enum Command {
     Order(OrderCommand),
 }
 
+const CONFIG: &str = "Show what is in force for a mount with these options, and where each value comes from";
+
+const CONFIG_MORE: &str = "\
+It is TOML, as the configuration files take it. Options go before variables, these before the user's file \
+($XDG_CONFIG_HOME/glancefs/glancefs.toml or ~/.config/glancefs/glancefs.toml), that before /etc/glancefs/glancefs.toml; a file \
+that [env: GLANCEFS_CONFIG] names takes the place of both. No secret is shown.";
+
+/// What `glancefs config` takes: all that a mount takes, the mount point if one likes.
+#[derive(Debug, Clone)]
+pub struct ConfigArguments {
+    /// Those of a mount, as they were given.
+    pub matches: ArgMatches,
+}
+
+impl Args for ConfigArguments {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let command =
+            MountArguments::augment_args(command).mut_arg("mountpoint", |place| place.required(false));
+        command
+            .about(CONFIG)
+            .long_about(format!("{CONFIG}.\n\n{CONFIG_MORE}"))
+            .allow_missing_positional(false)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ConfigArguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self { matches: matches.clone() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.matches = matches.clone();
+        Ok(())
+    }
+}
+
 /// Show the images of a cloud as files below MOUNTPOINT.
 ///
 /// Returns once the images can be listed, and goes on in the background. Sizes are bytes or take
 /// K, M, G, T, KiB, MiB, GiB, TiB (all powers of 1024); durations are seconds or take ms, s, m, h, d.
-/// Of an option given twice the last counts; only --endpoint adds up.
+/// Of an option given twice the last counts; only --endpoint adds up. A switch that a configuration file turns on is turned off
+/// by --SWITCH=false.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, next_line_help = true, allow_missing_positional = true)]
 pub struct MountArguments {
@@ -106,6 +148,10 @@ pub struct MountArguments {
     /// such as "debug" or "glancefs::cache=trace" (default: info).
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub log_file: Option<PathBuf>,
+
+    /// Set by `cli::settings`: SOURCE is the name of a section of a configuration file, which says how to log in.
+    #[arg(skip)]
+    pub own_cloud: Option<String>,
 
     /// Internal: this process is the background part; its standard output takes the readiness.
     #[arg(long, hide = true)]

@@ -31,7 +31,8 @@ pub(super) fn chosen(arguments: &MountArguments) -> Result<Chosen> {
         }
         MountSource::Image { cloud, image } => (cloud, Some(image)),
     };
-    if let Some(cloud) = cloud {
+    // A section of a configuration file is no cloud of clouds.yaml: what it says of the login is among the options.
+    if let Some(cloud) = cloud.filter(|cloud| arguments.own_cloud.as_ref() != Some(cloud)) {
         if login.os_cloud.as_ref().is_some_and(|other| !other.is_empty() && *other != cloud) {
             return Err(wrong(format!(
                 "SOURCE names the cloud {cloud:?}, --os-cloud another: leave out one of them"

@@ -7,6 +7,7 @@ mod detour;
 mod devcloud;
 mod disk;
 mod gate;
+mod machine;
 mod mount;
 mod proxy;
 mod run;
@@ -20,10 +21,11 @@ pub use content::{Numbers, epoch, json, pattern};
 pub use detour::Detour;
 pub use disk::{Contents, Disk, Failure, Loss, Moment};
 pub use gate::Gate;
+pub use machine::{in_a_copy, no_copy};
 pub use mount::{Mount, is_glancefs, umount};
 pub use proxy::{Fault, Proxy, Rule};
 pub use run::{Folder, PROGRAM};
-pub use shell::{Background, Outcome, background, background_with, run, run_with};
+pub use shell::{Background, Outcome, background, background_handed, background_with, run, run_with};
 pub use tls::{Authority, Front};
 
 /// How long anything that happens by itself may take on a busy machine.

@@ -1,6 +1,7 @@
 //! Command lines as a person types them, each with a deadline.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -76,6 +77,24 @@ pub fn background(line: &str) -> Background {
 
 /// The same with variables of its own.
 pub fn background_with(line: &str, variables: &[(String, String)]) -> Background {
+    started(line, variables, |_| ())
+}
+
+/// The same with an open file, which the command line finds as descriptor `number`.
+pub fn background_handed(line: &str, file: &File, number: i32) -> Background {
+    let file = file.as_raw_fd();
+    started(line, &[], |command| {
+        // SAFETY: dup2(2) may be called between fork and exec, and both numbers are valid there.
+        unsafe {
+            command.pre_exec(move || match libc::dup2(file, number) {
+                -1 => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+    })
+}
+
+fn started(line: &str, variables: &[(String, String)], prepare: impl FnOnce(&mut Command)) -> Background {
     // Files and not pipes: a daemon that keeps one open must not keep us waiting.
     let [stdout, stderr] = [(); 2].map(|()| tempfile::tempfile().unwrap());
     let mut command = Command::new("bash");
@@ -86,8 +105,10 @@ pub fn background_with(line: &str, variables: &[(String, String)]) -> Background
             command.env_remove(name);
         }
     }
+    command.env("GLANCEFS_CONFIG", "/dev/null");
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+    prepare(&mut command);
     let child = command.spawn().expect("bash starts");
     Background { line: line.to_owned(), child: Some(child), stdout, stderr, began: Instant::now() }
 }
