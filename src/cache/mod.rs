@@ -258,6 +258,16 @@ impl Cache {
         (self.core.memory.bytes(), self.core.budget.limit())
     }
 
+    /// Bytes that left memory to make room.
+    pub fn memory_evicted(&self) -> u64 {
+        self.core.memory.evicted()
+    }
+
+    /// The budget that blocks and transfers share, and how much of it is held by data on their way, in bytes.
+    pub fn budget(&self) -> (u64, u64) {
+        (self.core.budget.limit(), self.core.budget.held())
+    }
+
     /// Writes out what has to survive (blocks on their way to the disk, access times); for unmount.
     /// Bounded in time.
     pub async fn shut_down(&self) {

@@ -66,6 +66,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         prefer_stores: words(&arguments.cache.prefer_store).map(str::to_owned).collect(),
         foreground: arguments.foreground,
         log_file,
+        metrics_listen: arguments.metrics_listen,
         auth,
         http,
         shown,

@@ -4,7 +4,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use fuser::{BackgroundSession, MountOption, SessionACL};
@@ -47,6 +47,7 @@ pub struct Session {
     _background: ManuallyDrop<BackgroundSession>,
     ended: Mutex<Receiver<()>>,
     has_ended: AtomicBool,
+    files: Weak<ImageFs>,
     uploads: Uploads,
     cache: Cache,
     runtime: tokio::runtime::Handle,
@@ -82,6 +83,7 @@ impl Session {
         let session = session.map_err(|error| cannot_mount(&config.mountpoint, error))?;
         let background = session.spawn().map_err(|error| cannot_mount(&config.mountpoint, error))?;
         let notifier = background.notifier();
+        let files = Arc::downgrade(&fs);
         let telling =
             invalidate::run(fs, notifier, listings, operations, mismatches, proofs, Arc::clone(&passthrough));
         runtime.spawn(telling);
@@ -92,10 +94,16 @@ impl Session {
             _background: ManuallyDrop::new(background),
             ended: Mutex::new(ended),
             has_ended: AtomicBool::new(false),
+            files,
             uploads,
             cache,
             runtime: runtime.handle().clone(),
         })
+    }
+
+    /// The files that the kernel is shown, for as long as there are any.
+    pub fn files(&self) -> Weak<ImageFs> {
+        Weak::clone(&self.files)
     }
 
     /// Blocks until the kernel has ended the mount, by `stop` or from outside.

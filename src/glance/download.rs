@@ -170,6 +170,8 @@ impl Body {
         match body.chunk().await {
             Ok(chunk) => Some((Ok(chunk), Some(body))),
             Err(error) => {
+                let (missing, subject) = (body.missing, &body.subject);
+                tracing::warn!(operation = "download", subject, missing, %error, "a transfer was cut off");
                 // The rest is asked of another server, where there is one.
                 if let Some(server) = body.server {
                     body.glance.inner.server_failed(server);

@@ -13,8 +13,10 @@
 
 mod daemon;
 mod instance;
+mod limiter;
 mod logging;
 mod meant;
+mod metrics_server;
 mod mountinfo;
 mod repair;
 mod signals;
@@ -32,6 +34,7 @@ use crate::config::{Config, Environment};
 use crate::error::{Error, Result};
 use crate::fuse::session::Session;
 use instance::Instance;
+use metrics_server::MetricsServer;
 use signals::Signals;
 
 pub use daemon::Readiness;
@@ -98,7 +101,11 @@ fn serve(config: &Config, environment: &Environment, ready: impl FnOnce() -> Res
         .build()
         .map_err(|error| Error::io("starting threads", error))?;
     let signals = Signals::install(&runtime, config)?;
+    let metrics = config.metrics_listen.map(MetricsServer::bind).transpose()?;
     let session = Session::start(config, &runtime)?;
+    if let Some(metrics) = metrics {
+        metrics.serve(session.files(), &runtime);
+    }
     info!("mounted at {} (glancefs {})", config.mountpoint.display(), env!("CARGO_PKG_VERSION"));
     signals.serving();
     let outcome = ready();

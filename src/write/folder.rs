@@ -125,6 +125,11 @@ impl Folder {
     }
 
     /// Where the folder is.
+    /// Bytes that it may hold; `None`: what its disk has.
+    pub(super) fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -28,6 +28,7 @@ mod lifecycle;
 mod listing;
 mod members;
 mod metadata;
+mod metrics;
 mod names;
 mod outage;
 mod passthrough;

@@ -55,7 +55,7 @@ assert os.pread(plain, 10, size) == b"", "beyond the end"
 /// How many files were opened in a mode so far.
 fn opens(mount: &Mount, mode: &str) -> u64 {
     let metrics = String::from_utf8(mount.read(".glancefs/metrics")).unwrap();
-    let wanted = format!("glancefs_opens{{mode=\"{mode}\"}} ");
+    let wanted = format!("glancefs_opens_total{{mode=\"{mode}\"}} ");
     metrics.lines().find_map(|line| line.strip_prefix(&wanted)).unwrap().parse().unwrap()
 }
 

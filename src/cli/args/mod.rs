@@ -20,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::orders::OrderCommand;
 use super::trust::TrustArguments;
+use crate::units;
 pub use access::AccessArguments;
 pub use cache::CacheArguments;
 pub use cloud::{CloudArguments, LoginArguments};
@@ -106,6 +107,11 @@ pub struct MountArguments {
     /// such as "debug" or "glancefs::cache=trace" (default: info).
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub log_file: Option<PathBuf>,
+
+    /// Answer `GET /metrics` by HTTP at this address, for Prometheus (see docs/metrics.md); a port alone is one of
+    /// 127.0.0.1.
+    #[arg(long, value_name = "ADDR", value_parser = units::parse_listen_address, help_heading = "Running")]
+    pub metrics_listen: Option<std::net::SocketAddr>,
 
     /// Internal: this process is the background part; its standard output takes the readiness.
     #[arg(long, hide = true)]
