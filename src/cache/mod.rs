@@ -24,6 +24,7 @@ mod hit;
 mod hold;
 mod identity;
 mod image;
+mod inspect;
 mod memory;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -62,6 +63,7 @@ pub use self::backing::{Backing, FileVersion};
 pub use self::demand::Found;
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
 pub use self::image::CachedImage;
+pub use self::inspect::{Inspection, inspect};
 pub use self::verify::Mismatch;
 pub use self::whole::{Evicted, Holding, Usage};
 

@@ -5,6 +5,7 @@
 //! gives 2 (clap's own).
 
 mod args;
+mod doctor;
 #[doc(hidden)]
 pub mod fuzzing;
 mod merge;
@@ -43,6 +44,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Ok(args::Arguments { command: args::Command::Order(order) }) => {
             return orders::run(order, &environment);
+        }
+        Ok(args::Arguments { command: args::Command::Doctor(given) }) => {
+            return doctor::run(*given, &environment);
         }
         Ok(args::Arguments { command: args::Command::Profile(command) }) => profile::run(&command),
         Ok(args::Arguments { command: args::Command::Prefetch(arguments) }) => {

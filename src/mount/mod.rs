@@ -40,7 +40,8 @@ use signals::Signals;
 pub use daemon::Readiness;
 pub use instance::spool_of;
 pub use meant::meant;
-pub use mountinfo::mountpoints;
+pub use mountinfo::{mountpoints, topmost};
+pub use repair::{Pulse, pulse};
 pub use umount::{Unmounted, umount};
 
 /// What is left of running tasks at the end is given up after this time; all that must survive has

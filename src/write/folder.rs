@@ -124,12 +124,12 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Where the folder is.
     /// Bytes that it may hold; `None`: what its disk has.
     pub(super) fn limit(&self) -> Option<u64> {
         self.limit
     }
 
+    /// Where the folder is.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

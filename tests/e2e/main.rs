@@ -16,6 +16,7 @@ mod auth;
 mod cache_disk;
 mod crashes;
 mod direct;
+mod doctor;
 mod faults;
 mod features;
 mod folders;

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::doctor::DoctorArguments;
 use super::orders::OrderCommand;
 use super::trust::TrustArguments;
 use crate::units;
@@ -41,6 +42,7 @@ Examples:
   glancefs members /mnt/images/debian-12.qcow2 add 0d8ce8cbd9b84b6c8bb0f0d0a8a2a1a1
   glancefs status /mnt/images
   glancefs uploads /mnt/images; glancefs uploads retry 1f3c9a2b
+  glancefs doctor /mnt/images
   glancefs umount /mnt/images
   glancefs profile export /mnt/images/debian.qcow2 | ssh host2 glancefs profile import /mnt/images/debian.qcow2";
 
@@ -60,6 +62,7 @@ pub enum Command {
     Evict(EvictArguments),
     Status(StatusArguments),
     Uploads(UploadsArguments),
+    Doctor(Box<DoctorArguments>),
     #[command(subcommand)]
     Profile(ProfileCommand),
     #[command(flatten)]
