@@ -35,13 +35,13 @@ pub(super) fn look(report: &mut Report, order: &Order, is_live: bool) {
         Ok(connection) => connection,
         // The mount's own login may come from variables that are not set here.
         Err(error) if is_live => {
-            report.well("login", format!("not tried from here, since no cloud is named: {error}"));
+            report.well("login", format!("not tried from here: {}", first_line(error)));
             return;
         }
         Err(error) => {
             report.found(
                 "login",
-                error,
+                first_line(error),
                 "name the cloud: --os-cloud, OS_CLOUD, or the OS_* variables of its openrc",
             );
             return;
@@ -114,6 +114,17 @@ async fn look_at(report: &mut Report, connection: &Connection) {
             report.found("list", error, cure);
         }
     }
+}
+
+/// The others are ways to name a cloud, as a table.
+fn first_line(error: &Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(": choose one of these ways")
+        .to_owned()
 }
 
 fn login_cure(error: &Error) -> &'static str {

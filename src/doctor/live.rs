@@ -1,5 +1,6 @@
 //! A mount as it is now: whether it lives, and what it tells of itself.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -47,10 +48,7 @@ pub(super) fn look(report: &mut Report, mountpoint: &Path) -> Option<Live> {
     match pulse(mountpoint) {
         Pulse::Alive => {}
         Pulse::Dead => {
-            let cure = format!(
-                "remove it: glancefs umount {at}; or mount again, which does so. The log says why it ended"
-            );
-            report.found(CHECK, format!("the daemon of the mount at {at} has died"), cure);
+            dead(report, mountpoint);
             return None;
         }
         Pulse::Silent => {
@@ -59,16 +57,34 @@ pub(super) fn look(report: &mut Report, mountpoint: &Path) -> Option<Live> {
             return None;
         }
     }
-    let Some(status) = read(mountpoint.join(".glancefs/status.json")) else {
-        let cure =
-            format!("is it another user's? Else its log says why: end it with: glancefs umount --lazy {at}");
-        report.found(CHECK, format!("the mount at {at} does not tell its status"), cure);
-        return None;
+    let status = match read(mountpoint.join(".glancefs/status.json")) {
+        Some(Ok(status)) => status,
+        // The kernel had the attributes of the root still.
+        Some(Err(error)) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {
+            dead(report, mountpoint);
+            return None;
+        }
+        unread => {
+            let why =
+                unread.and_then(Result::err).map_or_else(|| "it hangs".to_owned(), |error| error.to_string());
+            let cure = format!(
+                "is it another user's? Else its log says why; end it with: glancefs umount --lazy {at}"
+            );
+            report.found(CHECK, format!("the mount at {at} does not tell its status: {why}"), cure);
+            return None;
+        }
     };
     let status: Value = serde_json::from_str(&status).unwrap_or_default();
     tell(report, mountpoint, &status);
     let path = |value: &Value| value.as_str().map(PathBuf::from);
     Some(Live { cache: path(&status["cache"]["folder"]), spool: path(&status["uploads"]["folder"]) })
+}
+
+fn dead(report: &mut Report, mountpoint: &Path) {
+    let at = mountpoint.display();
+    let cure =
+        format!("remove it: glancefs umount {at}; or mount again, which does so. The log says why it ended");
+    report.found("mount", format!("the daemon of the mount at {at} has died"), cure);
 }
 
 fn tell(report: &mut Report, mountpoint: &Path, status: &Value) {
@@ -94,7 +110,7 @@ fn tell(report: &mut Report, mountpoint: &Path, status: &Value) {
             format!("images of the store {} are read {}", text(&store["name"]), text(&store["source"])),
         );
     }
-    let Some(metrics) = read(mountpoint.join(".glancefs/metrics")) else { return };
+    let Some(Ok(metrics)) = read(mountpoint.join(".glancefs/metrics")) else { return };
     let value = |name: &str| {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         line.parse::<f64>().ok()
@@ -114,14 +130,14 @@ fn tell(report: &mut Report, mountpoint: &Path, status: &Value) {
     }
 }
 
-/// The content of a file of the mount; `None` when it cannot be read in time.
-fn read(path: PathBuf) -> Option<String> {
+/// The content of a file of the mount; `None` when that takes too long.
+fn read(path: PathBuf) -> Option<io::Result<String>> {
     let (sender, answer) = mpsc::sync_channel(1);
     // A thread of its own: what hangs in the kernel ends with the process only.
     let asked = std::thread::Builder::new().spawn(move || {
         // The asker may have lost patience.
-        let _ = sender.send(std::fs::read_to_string(path).ok());
+        let _ = sender.send(std::fs::read_to_string(path));
     });
     asked.ok()?;
-    answer.recv_timeout(PATIENCE).ok().flatten()
+    answer.recv_timeout(PATIENCE).ok()
 }

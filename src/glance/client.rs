@@ -376,8 +376,9 @@ impl Glance {
             }
         }
         let mut response = builder.send().await.map_err(|error| {
-            exchange.unanswered(&error);
-            Failure::transport(request, base, error)
+            let failure = Failure::transport(request, base, error);
+            exchange.unanswered(&failure.error);
+            failure
         })?;
         exchange.answered(&response);
         let status = response.status();

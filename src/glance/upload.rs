@@ -302,10 +302,10 @@ impl Glance {
         let mut response = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                exchange.unanswered(&error);
                 servers.failed(server);
                 let unsent = error.is_connect();
                 let error = transport_error(Operation::Upload, subject, base, error);
+                exchange.unanswered(&error);
                 return if unsent { Outcome::Unsent(error) } else { Outcome::Unknown(error) };
             }
             Err(Stalled { taken, after }) => {

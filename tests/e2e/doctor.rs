@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::auth::openrc;
 use crate::harness::{
     Authority, Cloud, Fault, Folder, Mount, PROGRAM, Proxy, Rule, eventually, is_root, pattern, run,
     run_with, sh,
@@ -66,7 +67,7 @@ fn doctor_finds_what_is_wrong_with_the_cloud_and_how_it_is_reached() {
     open.image("doctor-open.raw", b"data");
     let folder = Folder::new("doctor");
     let at = folders(&folder);
-    let variables = secured.variables(None);
+    let variables = openrc(secured);
     finds_nothing(&variables, &at);
     assert!(!folder.root().join("cache").exists(), "it makes nothing");
     // Port 1 has nobody.
@@ -92,7 +93,7 @@ fn doctor_finds_what_is_wrong_with_the_cloud_and_how_it_is_reached() {
     proxy.heal();
     proxy.add(Rule::new("*", "*", Fault::Status(503, None)));
     finds(&no_login(&proxy.url()), &at, "glance", &["503"], &["log of Glance"]);
-    finds(&Vec::new(), &at, "login", &["OS_AUTH_URL"], &["OS_CLOUD"]);
+    finds(&Vec::new(), &at, "login", &["no cloud is given"], &["OS_CLOUD"]);
 }
 
 #[test]

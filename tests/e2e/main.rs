@@ -27,6 +27,7 @@ mod killed_writers;
 mod life_cycle;
 mod lifecycle;
 mod listing;
+mod logs;
 mod members;
 mod metadata;
 mod metrics;
