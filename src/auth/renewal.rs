@@ -244,7 +244,11 @@ impl Renewal {
             }
             Err(error) => {
                 let count = state.failure.as_ref().map_or(0, |failure| failure.count) + 1;
-                tracing::warn!(%error, "the token could not be renewed");
+                // Requests wait and ask again about once a second.
+                match count {
+                    1 => tracing::warn!(%error, "the token could not be renewed"),
+                    _ => tracing::debug!(%error, count, "the token could still not be renewed"),
+                }
                 state.failure = Some(Failure { at: Instant::now(), count, error: error.duplicate() });
                 Err(error)
             }

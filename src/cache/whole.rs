@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::allocator;
 use crate::error::{Error, Kind, Result};
 use crate::units::{BlockIndex, BlockRange, ByteSize, human_bytes};
 
@@ -209,7 +210,12 @@ impl Cache {
         self.core.space.count_again();
         self.core.counters.evicted_bytes.add(freed);
         let (cache, identity, size) = (self.clone(), identity.clone(), identity.size);
-        let left = self.core.on_disk_thread(move || cache.cached_bytes(&identity)).await;
+        let left = self.core.on_disk_thread(move || {
+            // Whoever evicts an image wants its memory back, too.
+            allocator::give_memory_back();
+            cache.cached_bytes(&identity)
+        });
+        let left = left.await;
         Ok(Evicted { freed: freed.min(size), left: left.unwrap_or(0) })
     }
 

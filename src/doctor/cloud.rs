@@ -267,7 +267,7 @@ fn now() -> i64 {
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7) in seconds since 1970.
 fn seconds_of(date: &str) -> Option<i64> {
-    let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(&date.replace("GMT", "+0000"));
+    let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date.replace("GMT", "+0000"));
     parsed.ok().map(|time| time.as_second())
 }
 

@@ -115,7 +115,7 @@ impl ImageFs {
     /// than [`PATIENCE`] is there for who asks next.
     pub(super) async fn quota(&self) -> Option<Usage> {
         let kept = &self.usage;
-        if let Some(usage) = self.fresh_quota() {
+        if let Some(usage) = self.fresh_quota(*lock(&kept.told)) {
             return usage;
         }
         let mut news = std::pin::pin!(kept.news.notified());
@@ -132,15 +132,16 @@ impl ImageFs {
         }
         // With time left for the reply.
         let late = tokio::time::timeout(PATIENCE.min(self.access.patience / 2), news).await.is_err();
-        if late && self.fresh_quota().is_none() {
+        let mut told = lock(&kept.told);
+        if late && self.fresh_quota(*told).is_none() {
             // Who asks meanwhile does not wait as well.
-            *lock(&kept.told) = Some((Instant::now(), None));
+            *told = Some((Instant::now(), None));
         }
-        self.fresh_quota().flatten()
+        self.fresh_quota(*told).flatten()
     }
 
-    fn fresh_quota(&self) -> Option<Option<Usage>> {
-        let (at, usage) = (*lock(&self.usage.told))?;
+    fn fresh_quota(&self, told: Option<(Instant, Option<Usage>)>) -> Option<Option<Usage>> {
+        let (at, usage) = told?;
         let limit = if usage == Some(Usage::default()) { NO_LIMITS } else { self.layers.catalog.ttl() };
         (at.elapsed() < limit).then_some(usage)
     }

@@ -98,9 +98,29 @@ impl Inner {
         })
     }
 
-    /// Whoever issues tokens is away, and a request of this patience waits for that.
-    pub fn waits_for_login(&self, patience: Duration, error: &Error) -> bool {
-        patience > self.timeout && error.kind().is_transient()
+    /// A token that is good now; until `deadline` it is waited for whoever issues them, as for a server.
+    pub async fn credential(&self, deadline: Instant, backoff: &mut Backoff) -> Result<Credential> {
+        loop {
+            match self.auth.credential().await {
+                Err(error) => wait_for_login(error, deadline, backoff).await?,
+                good => return good,
+            }
+        }
+    }
+
+    /// Another token than that of `generation`, which was refused; waiting in the same way.
+    pub async fn renew_after(
+        &self,
+        generation: u64,
+        deadline: Instant,
+        backoff: &mut Backoff,
+    ) -> Result<Credential> {
+        loop {
+            match self.auth.renew_after(generation).await {
+                Err(error) => wait_for_login(error, deadline, backoff).await?,
+                good => return good,
+            }
+        }
     }
 
     /// The answer of `server` broke off.
@@ -265,13 +285,7 @@ impl Glance {
         let (mut renewed, mut repeated) = (false, false);
         let mut said: Option<Error> = None;
         loop {
-            let credential = match inner.auth.credential().await {
-                Err(error) if inner.waits_for_login(patience, &error) => {
-                    tokio::time::sleep(backoff.pause()).await;
-                    continue;
-                }
-                credential => credential?,
-            };
+            let credential = inner.credential(deadline, &mut backoff).await?;
             let servers = inner.servers(&credential);
             let (server, base) = servers.pick();
             let left = deadline.saturating_duration_since(Instant::now());
@@ -289,15 +303,8 @@ impl Glance {
             };
             let (error, worth, wait) = match outcome {
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
-                    match inner.auth.renew_after(credential.generation).await {
-                        Err(error) if inner.waits_for_login(patience, &error) => {
-                            tokio::time::sleep(backoff.pause()).await;
-                        }
-                        login => {
-                            login?;
-                            renewed = true;
-                        }
-                    }
+                    inner.renew_after(credential.generation, deadline, &mut backoff).await?;
+                    renewed = true;
                     continue;
                 }
                 Ok(mut answer) => {
@@ -401,6 +408,16 @@ impl Glance {
         };
         Ok(answer(body, None))
     }
+}
+
+/// A pause when whoever issues tokens is away and there is time for another try; else the error.
+async fn wait_for_login(error: Error, deadline: Instant, backoff: &mut Backoff) -> Result<()> {
+    let pause = backoff.pause();
+    if !error.kind().is_transient() || Instant::now() + pause >= deadline {
+        return Err(error);
+    }
+    tokio::time::sleep(pause).await;
+    Ok(())
 }
 
 /// The whole body, or `None` when it is longer than `limit`.

@@ -45,6 +45,10 @@ const PIECE: usize = 64 * 1024;
 /// 0.1 s; ten minutes are for the slow ones, as long as the connection holds and the record shows the upload under way.
 const FINISH_WAIT: Duration = Duration::from_secs(600);
 
+/// Glance sees within a moment that a connection broke inside of the data, and the record is `queued` again; unless the
+/// server was killed. A busy one has this long.
+const NOTICE: Duration = Duration::from_secs(10);
+
 /// How long an early answer's text may take once its head is here.
 const REFUSAL_WAIT: Duration = Duration::from_secs(5);
 
@@ -69,7 +73,11 @@ enum Outcome {
     /// Nothing reached the server.
     Unsent(Error),
     /// Something may have; the record tells.
-    Unknown(Error),
+    Unknown {
+        error: Error,
+        /// All of the data, as far as we know: what was not given away, no server has.
+        all_sent: bool,
+    },
     /// The image has data, or is getting some: perhaps from an earlier try of ours.
     Conflict(Error),
     Failed(Error),
@@ -154,25 +162,22 @@ impl Glance {
         let subject = subject(id);
         let _turn = self.turn(&subject).await?;
         let mut backoff = Backoff::default();
-        let (mut tries, mut retries, mut renewed) = (0, 0, false);
+        let (mut tries, mut retries, mut renewed, mut all_sent) = (0, 0, false, false);
         let mut moved_at = Instant::now();
         loop {
-            let credential = match self.inner.auth.credential().await {
-                Err(error) if self.inner.waits_for_login(self.inner.patience, &error) => {
-                    tokio::time::sleep(backoff.pause()).await;
-                    continue;
-                }
-                credential => credential?,
-            };
+            let credential = self.inner.credential(moved_at + self.inner.patience, &mut backoff).await?;
             let patience = if tries == 0 { Duration::ZERO } else { PATIENCE.min(self.inner.timeout / 4) };
             let data = Data { to, size: Some(size), stream: open(), patience, placement };
-            let error = match self.put(id, &subject, data, &credential, &mut moved_at).await {
+            let outcome = self.put(id, &subject, data, &credential, &mut moved_at).await;
+            all_sent |= matches!(outcome, Outcome::Unknown { all_sent: true, .. });
+            let error = match outcome {
                 Outcome::Done => return Ok(()),
                 Outcome::Failed(error) => return Err(error),
                 Outcome::Conflict(error) if tries == 0 => return Err(error),
                 Outcome::Refused if !renewed => {
                     renewed = true;
-                    self.inner.auth.renew_after(credential.generation).await?;
+                    let deadline = moved_at + self.inner.patience;
+                    self.inner.renew_after(credential.generation, deadline, &mut backoff).await?;
                     continue;
                 }
                 Outcome::Refused => {
@@ -180,8 +185,8 @@ impl Glance {
                 }
                 // Nobody is there: worth waiting for.
                 Outcome::Unsent(error) => error,
-                Outcome::Unknown(error) | Outcome::Conflict(error) => {
-                    match self.settle(to, id, size, error).await? {
+                Outcome::Unknown { error, .. } | Outcome::Conflict(error) => {
+                    match self.settle((to, id), size, all_sent, error).await? {
                         None => return Ok(()),
                         Some(error) => {
                             retries += 1;
@@ -225,7 +230,8 @@ impl Glance {
     ) -> Result<()> {
         let subject = subject(id);
         let _turn = self.turn(&subject).await?;
-        let credential = self.inner.auth.credential().await?;
+        let deadline = Instant::now() + self.inner.patience;
+        let credential = self.inner.credential(deadline, &mut Backoff::default()).await?;
         let data = Data { to, size: None, stream: data, patience: Duration::ZERO, placement };
         match self.put(id, &subject, data, &credential, &mut Instant::now()).await {
             Outcome::Done => Ok(()),
@@ -240,7 +246,7 @@ impl Glance {
                 Err(failed(Operation::Upload, &subject, Kind::ServerError, &what))
             }
             Outcome::Unsent(error)
-            | Outcome::Unknown(error)
+            | Outcome::Unknown { error, .. }
             | Outcome::Conflict(error)
             | Outcome::Failed(error) => Err(error),
         }
@@ -306,7 +312,10 @@ impl Glance {
                 let unsent = error.is_connect();
                 let error = transport_error(Operation::Upload, subject, base, error);
                 exchange.unanswered(&error);
-                return if unsent { Outcome::Unsent(error) } else { Outcome::Unknown(error) };
+                return match unsent {
+                    true => Outcome::Unsent(error),
+                    false => Outcome::Unknown { error, all_sent: progress.is_complete() },
+                };
             }
             Err(Stalled { taken, after }) => {
                 servers.failed(server);
@@ -316,7 +325,10 @@ impl Glance {
                 exchange.unanswered(&what);
                 let error = failed(Operation::Upload, subject, Kind::TimedOut, &what);
                 let waits = self.inner.patience > self.inner.timeout;
-                return if waits { Outcome::Unknown(error) } else { Outcome::Failed(error) };
+                return match waits {
+                    true => Outcome::Unknown { error, all_sent: progress.is_complete() },
+                    false => Outcome::Failed(error),
+                };
             }
         };
         exchange.answered(&response);
@@ -334,7 +346,9 @@ impl Glance {
         match status {
             StatusCode::UNAUTHORIZED => Outcome::Refused,
             StatusCode::CONFLICT => Outcome::Conflict(error),
-            status if worth(status, &headers, false) != Worth::Nothing => Outcome::Unknown(error),
+            status if worth(status, &headers, false) != Worth::Nothing => {
+                Outcome::Unknown { error, all_sent: progress.is_complete() }
+            }
             _ => Outcome::Failed(error),
         }
     }
@@ -402,9 +416,18 @@ impl Glance {
 
     /// Asks the record what became of an upload that ended with `error`: `None`, it is done; `Some`, it may be tried again.
     ///
-    /// Glance needs a moment to see a broken connection, and a store may be finishing meanwhile.
-    async fn settle(&self, to: Destination, id: &ImageId, size: u64, error: Error) -> Result<Option<Error>> {
+    /// Glance needs a moment to see a broken connection, and with `all_sent` a store may be finishing meanwhile. A server that
+    /// was killed leaves the record under way for ever: `ServerError`, and only another record can take the data.
+    async fn settle(
+        &self,
+        (to, id): (Destination, &ImageId),
+        size: u64,
+        all_sent: bool,
+        error: Error,
+    ) -> Result<Option<Error>> {
         let deadline = Instant::now() + self.inner.patience;
+        let given_up =
+            Instant::now() + if all_sent { self.inner.timeout } else { NOTICE.min(self.inner.timeout) };
         let mut backoff = Backoff::default();
         loop {
             let image = match timeout_at(deadline, self.shown(to, id)).await {
@@ -419,10 +442,11 @@ impl Glance {
                 Status::Queued => return Ok(Some(error)),
                 // v1 gives up the image with the upload; whoever made the record may make another.
                 Status::Killed => return Err(error.context("the image was killed")),
-                _ if to.is_under_way(&image) && Instant::now() + pause < deadline => {}
-                status => {
-                    let what = format!("the answer was lost, and the image is {}", status.as_str());
-                    return Err(failed(Operation::Upload, &subject(id), Kind::Busy, &what).with_source(error));
+                _ if to.is_under_way(&image) && Instant::now() + pause < given_up => {}
+                ref status => {
+                    let what = format!("the answer was lost, and the image stays {}", status.as_str());
+                    let kind = if to.is_under_way(&image) { Kind::ServerError } else { Kind::Busy };
+                    return Err(failed(Operation::Upload, &subject(id), kind, &what).with_source(error));
                 }
             }
             tokio::time::sleep(pause).await;

@@ -37,6 +37,8 @@ pub(super) enum Fault {
     BreakBody(u64, Kind),
     /// PUT takes the whole body, then fails; a 415 keeps the checksum of what was refused.
     Refuse(Kind),
+    /// PUT takes the whole body, then the server is killed: the record stays `saving` for ever.
+    Stick,
     /// PUT works, the answer is lost.
     LoseUploaded,
     /// PUT works but stores other bytes.
@@ -209,6 +211,10 @@ impl FakeGlance {
                 image.record = r#"{"checksum": "1a7cf105fec22ee7ead2dc8594f135b2"}"#.into();
             }
             return fail(kind);
+        }
+        if let Some(Fault::Stick) = fault {
+            (image.checksum, image.status) = (None, Status::Saving);
+            return fail(Kind::ServerError);
         }
         let digest = match algorithm {
             "sha256" => &aws_lc_rs::digest::SHA256,

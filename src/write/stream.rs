@@ -326,11 +326,11 @@ impl Upload {
                 if let Err(error) = self.note(Step::Verifying, Durability::Durable).await {
                     tracing::warn!(%error, "the journal of an upload could not be written");
                 }
-                self.confirm(Some(digests)).await
+                self.confirm(Some(digests), self.shared.pace.timeout).await
             }
             // The answer may be all that was lost.
             Err(error) if may_have_happened(error.kind()) => {
-                self.confirm(Some(digests)).await.map_err(|_| error)
+                self.confirm(Some(digests), self.shared.pace.timeout).await.map_err(|_| error)
             }
             Err(error) => Err(self.explained(error)),
         }

@@ -169,7 +169,7 @@ impl Upload {
             let image = self.show().await?;
             if again && image.status == Status::Active {
                 // The try before arrived after all, later than we waited for it.
-                return self.confirm(None).await;
+                return self.confirm(None, self.shared.pace.timeout).await;
             }
             self.prepare_reserved(content, &image).await?;
         } else {
@@ -189,11 +189,14 @@ impl Upload {
                     // The data are there: a failing disk of ours is no reason to take them back.
                     tracing::warn!(%error, "the journal of an upload could not be written");
                 }
-                self.confirm(digests).await
+                self.confirm(digests, self.shared.pace.timeout).await
             }
             Err(error) if may_have_happened(error.kind()) => {
-                // The answer may be all that was lost: then the image is there, whole.
-                self.confirm(digests).await.map_err(|_| error)
+                // The answer may be all that was lost: then the image is there, whole. A server that said something is
+                // done with it, and the client has waited for a record that stays under way.
+                let said = error.kind() == Kind::ServerError;
+                let patience = if said { Duration::ZERO } else { self.shared.pace.timeout };
+                self.confirm(digests, patience).await.map_err(|_| error)
             }
             Err(error) => Err(self.explained(error)),
         }
@@ -260,14 +263,13 @@ impl Upload {
         Ok(())
     }
 
-    /// Waits until the image is active, then compares what Glance stored with what we have.
+    /// Waits until the image is active, at most `patience`, then compares what Glance stored with what we have.
     ///
     /// Glance answers a PUT only when the image is active; to wait is for servers behind a proxy, and
     /// for answers that were lost.
-    pub(super) async fn confirm(&self, digests: Option<Digests>) -> Result<Image> {
+    pub(super) async fn confirm(&self, digests: Option<Digests>, patience: Duration) -> Result<Image> {
         let id = &self.journal.image;
-        // So long only that time is left to take back what does not arrive.
-        let deadline = Instant::now() + self.shared.pace.timeout;
+        let deadline = Instant::now() + patience;
         let image = loop {
             let waits_for = match self.show().await {
                 Ok(image) => match image.status {

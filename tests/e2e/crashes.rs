@@ -194,6 +194,48 @@ fn a_power_cut_at_any_step_of_filling_and_making_room_leaves_no_wrong_byte() {
     }
 }
 
+#[test]
+fn killed_or_cut_at_any_step_of_an_eviction_the_next_mount_reads_right() {
+    let (cloud, disk) = (Cloud::open(), Disk::new());
+    // Read by the daemon alone, so that the image can be evicted at once.
+    let mount = mount_on(cloud, &disk, "--passthrough off");
+    let pair = Pair::new(&mount, cloud, "evicted");
+    mount.up();
+    assert!(pair.read(&mount));
+    mount.down();
+    let full = disk.contents();
+    let evict = format!("{PROGRAM} evict {mount}/{} {mount}/{}", pair.names[0], pair.names[1]);
+    mount.up();
+    disk.record();
+    sh!("{evict}");
+    mount.down();
+    let steps = disk.steps();
+    for (turn, step) in sample(steps + 1, 7).into_iter().enumerate() {
+        let loss = LOSSES_OF_CACHE[turn % LOSSES_OF_CACHE.len()];
+        disk.cut_power_at(step, loss);
+        up_again(&mount);
+        pair.are_right(&mount, &format!("{loss:?} lost after step {step} of {steps} of an eviction"));
+        mount.down();
+    }
+    for (turn, step) in sample(steps, 5).into_iter().enumerate() {
+        let moment = [Moment::Before, Moment::Within, Moment::After][turn % 3];
+        disk.set(&full);
+        mount.up();
+        disk.kill_at(step, moment);
+        run(&evict);
+        run(&format!("{PROGRAM} umount {mount}"));
+        if disk.has_killed() {
+            buried(&mount, &disk);
+            up_again(&mount);
+        } else {
+            // The steps of a run are not always as many.
+            mount.up();
+        }
+        pair.are_right(&mount, &format!("killed {moment:?} step {step} of {steps} of an eviction"));
+        mount.down();
+    }
+}
+
 /// Bytes of a file that are written one after the other, so that a power cut may take each.
 const PIECE: usize = 64 * KIB;
 
@@ -223,18 +265,24 @@ time.sleep(60)
     writer
 }
 
+/// A mount whose daemon was killed while a program had `content` written to `name` and not closed it.
+fn killed_while_written(cloud: &Cloud, disk: &Disk, options: &str, name: &str, content: &[u8]) -> Mount {
+    let mount = mount_on(cloud, disk, options);
+    let from = mount.beside().file("source", content);
+    mount.up();
+    disk.record();
+    let writer = write_and_hold(&mount, disk, &from, name);
+    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
+    drop(writer);
+    buried(&mount, disk);
+    mount
+}
+
 #[test]
 fn bytes_that_a_power_cut_may_have_damaged_are_listed_and_sent_only_when_a_person_says_so() {
     let (cloud, disk) = (Cloud::open(), Disk::new());
-    let mount = mount_on(cloud, &disk, "");
     let content = pattern(131, 10 * PIECE + 77);
-    let from = mount.beside().file("source", &content);
-    mount.up();
-    disk.record();
-    let writer = write_and_hold(&mount, &disk, &from, "damaged.raw");
-    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
-    drop(writer);
-    buried(&mount, &disk);
+    let mount = killed_while_written(cloud, &disk, "", "damaged.raw", &content);
     let (steps, mut damaged) = (disk.steps(), 0);
     for loss in (1..7).map(Loss::Some).chain([Loss::Contents, Loss::Names]) {
         disk.cut_power_at(steps, loss);
@@ -261,15 +309,8 @@ fn bytes_that_a_power_cut_may_have_damaged_are_listed_and_sent_only_when_a_perso
 #[test]
 fn what_a_killed_daemon_left_outlives_a_power_cut_once_it_was_mounted_again() {
     let (cloud, disk) = (Cloud::open(), Disk::new());
-    let mount = mount_on(cloud, &disk, "--allow-delete");
     let content = pattern(132, 10 * PIECE + 77);
-    let from = mount.beside().file("source", &content);
-    mount.up();
-    disk.record();
-    let writer = write_and_hold(&mount, &disk, &from, "durable.raw");
-    sh!("kill -KILL {}", mount.daemon().expect("a daemon"));
-    drop(writer);
-    buried(&mount, &disk);
+    let mount = killed_while_written(cloud, &disk, "--allow-delete", "durable.raw", &content);
     up_again(&mount);
     eventually("its bytes are durable", || {
         let journals = disk.files(".json");

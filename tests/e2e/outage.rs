@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::{Cloud, Gate, Mount, background, eventually, fails, pattern, run, sh};
 
 const MIB: usize = 1024 * 1024;
@@ -25,6 +27,28 @@ fn a_server_that_is_down_at_the_start_is_named() {
     assert!(!mount.is_mounted() && mount.daemon().is_none());
     gate.open();
     mount.up();
+}
+
+#[test]
+fn a_copy_during_which_glance_is_killed_arrives_as_another_record() {
+    let cloud = Cloud::new("none", "");
+    let gate = Gate::to(&cloud.url);
+    let mount = cloud.mount(&format!("--endpoint {} --timeout 10s", gate.url()));
+    let source = mount.beside().file("source", pattern(84, 12 * MIB));
+    gate.slow();
+    let copy = background(&format!("cp {source} {mount}/survives.raw"));
+    let record = || cloud.named("survives.raw").first().cloned();
+    eventually("the data are on their way", || record().is_some_and(|image| image["status"] == "saving"));
+    let stuck = record().unwrap();
+    cloud.stop("glance");
+    cloud.start();
+    gate.open();
+    assert_eq!(record().unwrap()["status"], "saving", "Glance never finds out");
+    copy.finish().expect_success();
+    let image = cloud.only("survives.raw");
+    assert_eq!((&image["status"], &image["size"]), (&json!("active"), &json!(12 * MIB)));
+    assert_ne!(image["id"], stuck["id"]);
+    sh!("cmp {source} {mount}/survives.raw");
 }
 
 #[test]

@@ -125,8 +125,18 @@ async fn an_upload_whose_connection_broke_waits_no_longer_than_the_deadline_for_
     let server = Script::serve(vec![Act::Close, ok(record("saving", ""))]).await;
     let begun = Instant::now();
     let glance = server.client(Duration::from_secs(1)).await;
-    assert_eq!(kind(glance.upload(&id(), 10, &data("0123456789")).await), Kind::Busy);
+    assert_eq!(kind(glance.upload(&id(), 10, &data("0123456789")).await), Kind::ServerError);
     assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_record_that_stays_under_way_without_all_of_the_data_is_not_waited_for_as_long() {
+    let server = Script::serve(vec![Act::Refuse(Vec::new()), ok(record("saving", ""))]).await;
+    let block = Bytes::from(vec![0; 1 << 20]);
+    let open = move || stream::repeat(block.clone()).map(Ok).take(64).boxed();
+    let glance = server.client(Duration::from_secs(600)).await;
+    let within = tokio::time::timeout(Duration::from_secs(60), glance.upload(&id(), 64 << 20, &open)).await;
+    assert_eq!(kind(within.expect("no store can be finishing")), Kind::ServerError);
 }
 
 #[tokio::test]

@@ -54,6 +54,18 @@ async fn a_broken_transfer_is_tried_again_on_a_fresh_id() {
 }
 
 #[tokio::test]
+async fn a_record_that_a_killed_server_left_under_way_goes_and_another_takes_the_data() {
+    let rig = rig();
+    rig.glance.will(&[Fault::Stick]);
+    let draft = rig.draft(b"data");
+    let first = draft.image_id();
+    let image = draft.commit().await.unwrap();
+    assert_ne!(image.id, first);
+    assert_eq!(rig.glance.only_image().1, b"data"[..]);
+    assert_eq!((rig.requests("POST"), rig.requests("DELETE")), (2, 1));
+}
+
+#[tokio::test]
 async fn data_are_sent_again_as_often_as_retries_say() {
     for (retries, sent) in [(0, 1), (1, 2), (3, 4)] {
         let mut rig = rig();

@@ -115,6 +115,15 @@ async fn a_record_is_in_the_journal_before_it_is_asked_for() {
     }
 }
 
+/// A spool as it is left when its process dies now.
+fn copied(spool: &std::path::Path) -> tempfile::TempDir {
+    let left = tempfile::tempdir().unwrap();
+    for file in files(spool) {
+        std::fs::copy(&file, left.path().join(file.file_name().unwrap())).unwrap();
+    }
+    left
+}
+
 #[tokio::test]
 async fn bytes_that_a_power_cut_may_have_damaged_are_told_and_not_sent_unasked() {
     let dir = tempfile::tempdir().unwrap();
@@ -124,15 +133,11 @@ async fn bytes_that_a_power_cut_may_have_damaged_are_told_and_not_sent_unasked()
     let as_written = journal(dir.path());
     assert!(as_written.contains(r#""unsynced": ""#), "nothing was made durable yet: {as_written}");
     // As the next boot finds it.
-    let left = tempfile::tempdir().unwrap();
-    for file in files(dir.path()) {
-        let to = left.path().join(file.file_name().unwrap());
-        std::fs::copy(&file, &to).unwrap();
-        if to.extension().is_some_and(|found| found == "json") {
-            let boot = crate::write::journal::this_boot();
-            std::fs::write(&to, as_written.replace(boot, "an-earlier-one")).unwrap();
-        }
-    }
+    let left = copied(dir.path());
+    let kept =
+        files(left.path()).into_iter().find(|file| file.extension().is_some_and(|found| found == "json"));
+    let boot = crate::write::journal::this_boot();
+    std::fs::write(kept.unwrap(), as_written.replace(boot, "an-earlier-one")).unwrap();
     let uploads = glance.uploads(left.path());
     let line = &uploads.leftovers()[0];
     assert!(line.contains("may be damaged"), "{line}");
@@ -160,10 +165,7 @@ async fn what_a_dead_process_left_is_made_durable_by_the_next() {
     let glance = FakeGlance::default();
     let draft = glance.uploads(dir.path()).draft(intent("left")).unwrap();
     draft.write(0, b"data").unwrap();
-    let left = tempfile::tempdir().unwrap();
-    for file in files(dir.path()) {
-        std::fs::copy(&file, left.path().join(file.file_name().unwrap())).unwrap();
-    }
+    let left = copied(dir.path());
     assert!(journal(left.path()).contains("unsynced"));
     let uploads = glance.uploads(left.path());
     crate::write::aftermath::settle_all(&uploads.shared, &|_| {}).await;

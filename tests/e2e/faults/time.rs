@@ -281,3 +281,18 @@ fn an_expired_token_refused_credentials_and_an_absent_keystone_are_told_apart() 
     eventually("it works again", || change("again").succeeded());
     assert_eq!(cloud.record(&id)["told"], "again");
 }
+
+#[test]
+fn a_keystone_that_is_away_when_the_token_ends_is_waited_for() {
+    let cloud = Cloud::keystone();
+    let id = cloud.image("waits-for-login.raw", b"waits");
+    let (keystone, glance, mount) = with_proxied_keystone("--timeout 20s --metadata-ttl 1h");
+    sh!("stat {mount}/.by-id/{id}");
+    // Longer than logins follow each other.
+    std::thread::sleep(Duration::from_millis(1300));
+    glance.add(Rule::new("*", "*", Fault::Status(401, None)).times(1));
+    keystone.add(Rule::new("*", "*", Fault::Reset).times(4));
+    assert_eq!(sh!("cat {mount}/.by-id/{id}"), "waits");
+    let failed = mount.log().matches("the token could not be renewed").count();
+    assert_eq!(failed, 1, "told once: {}", mount.log());
+}

@@ -132,7 +132,12 @@ impl Cloud {
             "application/json"
         };
         let body = body.map(Value::to_string).unwrap_or_default();
-        let (status, answer) = self.exchange(method, path, content_type, body.as_bytes());
+        let (mut status, mut answer) = self.exchange(method, path, content_type, body.as_bytes());
+        if status == 401 {
+            // The token may have expired.
+            self.tokens.lock().unwrap().clear();
+            (status, answer) = self.exchange(method, path, content_type, body.as_bytes());
+        }
         (status, serde_json::from_slice(&answer).unwrap_or(Value::Null))
     }
 

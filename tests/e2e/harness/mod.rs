@@ -16,7 +16,7 @@ mod tls;
 use std::time::{Duration, Instant};
 
 pub use cloud::Cloud;
-pub use content::{epoch, json, pattern};
+pub use content::{Numbers, epoch, json, pattern};
 pub use detour::Detour;
 pub use disk::{Contents, Disk, Failure, Loss, Moment};
 pub use gate::Gate;

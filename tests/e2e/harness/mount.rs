@@ -67,6 +67,11 @@ impl Mount {
         format!("{}/{name}", self.at)
     }
 
+    /// The options of `glancefs mount`.
+    pub fn options(&self) -> &str {
+        &self.options
+    }
+
     /// The folder beside the mount point: `cache`, `spool`, `log` and what a test adds.
     pub fn beside(&self) -> &Folder {
         &self.folder

@@ -10,25 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use super::state::{State, Step};
+use crate::harness::Numbers;
 
-const SECTOR: u64 = 512;
-
-/// Random numbers that are the same for the same seed (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    /// A number below `limit`, which is not 0.
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % limit
-    }
-}
+const SECTOR: usize = 512;
 
 /// How what was not durable fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +33,7 @@ pub enum Loss {
 
 /// The disk after a power cut that came when `log` had been done to `base`, which was durable.
 pub fn after_power_cut(base: &State, log: &[(Step, SystemTime)], loss: Loss) -> State {
-    let mut dice = Dice::new(if let Loss::Some(seed) = loss { seed } else { 0 });
+    let mut dice = Numbers::new(if let Loss::Some(seed) = loss { seed } else { 0 });
     let mut lost_names = LostNames::of(log, loss, &mut dice);
     let mut state = base.clone();
     let blocks = files_of_blocks(base, log);
@@ -106,7 +90,7 @@ enum Fate {
     Torn,
 }
 
-fn fate(durable: bool, loss: Loss, dice: &mut Dice) -> Fate {
+fn fate(durable: bool, loss: Loss, dice: &mut Numbers) -> Fate {
     match loss {
         _ if durable => Fate::Kept,
         Loss::Names | Loss::Blocks | Loss::Cleared => Fate::Kept,
@@ -127,17 +111,17 @@ fn touch(state: &mut State, file: u64, time: SystemTime) {
 }
 
 /// Some sectors of a write, or the length that it brings with zeros in place of its bytes.
-fn torn(step: &Step, state: &State, dice: &mut Dice) -> Step {
+fn torn(step: &Step, state: &State, dice: &mut Numbers) -> Step {
     let Step::Write { file, at, bytes } = step else { return step.clone() };
     let end = at + bytes.len() as u64;
     let length = state.nodes.get(file).map_or(0, |node| node.bytes.len() as u64);
     if end > length && dice.below(3) == 0 {
         return Step::SetLength { file: *file, length: end };
     }
-    let sectors = (bytes.len() as u64).div_ceil(SECTOR);
+    let sectors = bytes.len().div_ceil(SECTOR);
     let first = dice.below(sectors) * SECTOR;
-    let last = (first + (1 + dice.below(sectors)) * SECTOR).min(bytes.len() as u64);
-    Step::Write { file: *file, at: at + first, bytes: bytes[first as usize..last as usize].to_vec() }
+    let last = (first + (1 + dice.below(sectors)) * SECTOR).min(bytes.len());
+    Step::Write { file: *file, at: at + first as u64, bytes: bytes[first..last].to_vec() }
 }
 
 /// Which changes of names are there.
@@ -147,7 +131,7 @@ struct LostNames {
 }
 
 impl LostNames {
-    fn of(log: &[(Step, SystemTime)], loss: Loss, dice: &mut Dice) -> Self {
+    fn of(log: &[(Step, SystemTime)], loss: Loss, dice: &mut Numbers) -> Self {
         let mut durable: BTreeMap<u64, usize> = BTreeMap::new();
         let mut changes: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (index, (step, _)) in log.iter().enumerate() {
@@ -175,7 +159,7 @@ impl LostNames {
             let lost = match loss {
                 Loss::Contents | Loss::Blocks | Loss::Cleared => open.len(),
                 Loss::All | Loss::Names => 0,
-                Loss::Some(_) => dice.below(open.len() as u64 + 1) as usize,
+                Loss::Some(_) => dice.below(open.len() + 1),
             };
             (folder, open.get(lost).copied().unwrap_or(usize::MAX))
         });
