@@ -1,7 +1,7 @@
 //! Repeated warnings: the first is logged, the others are counted for a minute and told in one line.
 //!
-//! A server that is away makes hundreds of requests fail in the same way. What is the same: the place in the code and
-//! all fields but those that differ each time ([`VARYING`]). Only warnings are held back; an error is a defect, and
+//! A server that is away makes hundreds of requests fail in the same way. What is the same: the place in the code, the
+//! words of the error, and all fields but those that differ each time ([`VARYING`]). Only warnings are held back; an error is a defect, and
 //! what is below warnings was asked for.
 
 use std::collections::HashMap;
@@ -28,17 +28,11 @@ const KINDS: usize = 256;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Fields whose values say nothing about the kind of a warning.
-const VARYING: [&str; 8] = [
-    "latency_ms",
-    "request_id",
-    "server_request_id",
-    "image",
-    "path",
-    "missing",
-    "range",
-    // Its text has the image and the ids.
-    "error",
-];
+const VARYING: [&str; 5] = ["latency_ms", "request_id", "server_request_id", "missing", "range"];
+
+/// The same of what the layer [`REQUESTS`] tells: a server that is away fails requests about any image.
+const VARYING_OF_REQUESTS: [&str; 3] = ["image", "path", "subject"];
+const REQUESTS: &str = "glancefs::glance";
 
 /// Bytes of a warning that its summary repeats.
 const SHOWN: usize = 200;
@@ -124,7 +118,8 @@ impl Limiter {
         if *metadata.level() != Level::WARN || metadata.target() == TARGET {
             return true;
         }
-        let mut kind = KindOf { hasher: DefaultHasher::new(), text: String::new() };
+        let of_request = metadata.target().starts_with(REQUESTS);
+        let mut kind = KindOf { hasher: DefaultHasher::new(), text: String::new(), of_request };
         metadata.callsite().hash(&mut kind.hasher);
         event.record(&mut kind);
         self.admits(kind.hasher.finish(), kind.text)
@@ -171,18 +166,27 @@ where
 struct KindOf {
     hasher: DefaultHasher,
     text: String,
+    of_request: bool,
 }
 
 impl Visit for KindOf {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if VARYING.contains(&field.name()) {
+        let name = field.name();
+        if VARYING.contains(&name) || self.of_request && VARYING_OF_REQUESTS.contains(&name) {
             return;
         }
         let shown = format!("{value:?}");
-        shown.hash(&mut self.hasher);
+        match name {
+            // Its numbers are ids, offsets and times.
+            "error" => {
+                let plain = |word: &&str| !word.contains(|c: char| c.is_ascii_digit());
+                shown.split_whitespace().filter(plain).for_each(|word| word.hash(&mut self.hasher));
+            }
+            _ => shown.hash(&mut self.hasher),
+        }
         let blank = if self.text.is_empty() { "" } else { " " };
         // Writing to a string cannot fail.
-        let _ = match field.name() {
+        let _ = match name {
             "message" => write!(self.text, "{blank}{shown}"),
             name => write!(self.text, "{blank}{name}={shown}"),
         };
@@ -273,6 +277,19 @@ mod tests {
         assert_eq!(said.lines().count(), 2, "{said}");
         let (said, _) = logged(Duration::ZERO, || [500, 500, 500].into_iter().for_each(fail));
         assert_eq!(said.lines().count(), 3, "{said}");
+    }
+
+    #[test]
+    fn another_image_is_another_kind_except_of_requests_and_ids_in_an_error_are_not() {
+        let (said, _) = logged(WINDOW, || {
+            for image in ["one", "two", "one"] {
+                warn!(image, error = format!("HTTP 404; request req-{image}7"), "cannot read");
+                warn!(target: "glancefs::glance::trace", image, path = image, "request failed");
+            }
+            warn!(image = "one", error = "the disk is full", "cannot read");
+        });
+        let lines = |what: &str| said.lines().filter(|line| line.contains(what)).count();
+        assert_eq!((lines("cannot read"), lines("request failed")), (3, 1), "{said}");
     }
 
     #[test]
