@@ -244,6 +244,8 @@ async fn stores(report: &mut Report, glance: &Negotiated, images: &[Image]) {
         let size = image.size.unwrap_or(0);
         match glance.download(&image.id, size, Some(ByteRange::new(0, 1))).await {
             Ok(_) => report.well("source", format!("store {store}: parts of images can be read (ranged)")),
+            // Deleted since it was listed.
+            Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) if error.kind() == Kind::RangeUnsupported => report.well(
                 "source",
                 format!("store {store}: serves no parts, so an image is read from its beginning (streamed)"),

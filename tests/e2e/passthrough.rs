@@ -178,7 +178,7 @@ fn without_the_privilege_images_are_read_through_the_daemon() {
         leave_out!("user namespaces are not allowed here");
     }
     let said = run_with(&line, &variables).expect_success();
-    assert!(said.contains("opens{mode=\"passthrough\"} 0\n"), "{said}");
+    assert!(said.contains("opens_total{mode=\"passthrough\"} 0\n"), "{said}");
     assert!(said.contains("complete images: read through the daemon: "), "{said}");
     let log = std::fs::read_to_string(format!("{folder}.log")).unwrap();
     assert_eq!(log.matches("all images are read through this process").count(), 1, "told once: {log}");
