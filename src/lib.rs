@@ -16,6 +16,7 @@ pub mod catalog;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod doctor;
 pub mod error;
 pub mod format;
 pub mod fs;

@@ -1,6 +1,7 @@
 //! The quantities of glancefs as types: image ids, byte ranges, blocks, sizes and durations.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -231,6 +232,23 @@ pub fn human_bytes(bytes: u64) -> String {
     }
 }
 
+/// Where to listen: `127.0.0.1:9310`, `[::1]:9310`, or a port alone, which is one of 127.0.0.1.
+///
+/// # Errors
+/// `Kind::Config` with the accepted spellings.
+pub fn parse_listen_address(text: &str) -> Result<SocketAddr> {
+    let port = text.strip_prefix(':').unwrap_or(text).parse::<u16>();
+    match (port, text.parse()) {
+        (Ok(port), _) => Ok(SocketAddr::from(([127, 0, 0, 1], port))),
+        (_, Ok(address)) => Ok(address),
+        _ => {
+            let message =
+                format!("{text:?} is no address to listen at: write 127.0.0.1:9310, [::1]:9310 or 9310");
+            Err(Error::new(Kind::Config, message))
+        }
+    }
+}
+
 /// A duration as people write it: seconds, or a number with ms, s, m, h or d.
 ///
 /// # Errors
@@ -268,6 +286,24 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_alone_is_one_of_this_host() {
+        for (text, address) in [
+            ("9310", "127.0.0.1:9310"),
+            (":9310", "127.0.0.1:9310"),
+            ("0.0.0.0:1", "0.0.0.0:1"),
+            ("[::1]:9310", "[::1]:9310"),
+        ] {
+            assert_eq!(parse_listen_address(text).unwrap().to_string(), address);
+        }
+        for wrong in ["", "localhost:9310", "65536", "127.0.0.1", "::1"] {
+            assert!(
+                parse_listen_address(wrong).unwrap_err().to_string().contains("127.0.0.1:9310"),
+                "{wrong}"
+            );
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

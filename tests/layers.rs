@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 /// Each layer and what lies directly below it; what is below that may be used too.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["mount", "manage"]),
+    ("cli", &["doctor"]),
+    ("doctor", &["mount", "manage"]),
     ("manage", &["client", "write"]),
     ("client", &[]),
     ("mount", &["fuse"]),

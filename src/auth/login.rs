@@ -5,10 +5,10 @@
 //! does it show a certificate of the client (`OS_CERT`), or know application credentials by name. Here they go to the
 //! address that the operator gave, and to no other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openstack_sdk_core::config::{Auth, CloudConfig};
-use reqwest::{StatusCode, header};
+use reqwest::{Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use super::endpoint::CatalogueEntry;
 use super::tls::{Distrust, Tls, distrust};
 use super::token::Token;
 use crate::error::{Error, Kind, Result};
+use crate::metrics::{Call, PROCESS};
 
 /// Bytes of an answer that are read. A catalogue of 100 services has some 50 KB.
 const ANSWER_LIMIT: usize = 4 << 20;
@@ -51,7 +52,7 @@ pub(super) async fn login(config: &CloudConfig, tls: &Tls, timeout: Duration) ->
         .timeout(timeout)
         .build()
         .map_err(|error| Error::new(Kind::Config, "cannot set up TLS").with_source(error))?;
-    let send = || client.post(url.clone()).json(&body).send();
+    let send = || counted(client.post(url.clone()).json(&body), &url);
     let mut answer = send().await;
     for _ in 1..TRIES {
         match &answer {
@@ -86,6 +87,29 @@ pub(super) async fn login(config: &CloudConfig, tls: &Tls, timeout: Duration) ->
         lifetime: lifetime(&answer.token.issued_at, &answer.token.expires_at),
         catalogue: answer.token.catalog.into_iter().flat_map(Service::entries).collect(),
     })
+}
+
+/// Sends a login once, counted and logged. Nothing of what it holds is shown.
+async fn counted(request: reqwest::RequestBuilder, to: &Url) -> Result<Response, reqwest::Error> {
+    let begun = Instant::now();
+    let answer = request.send().await;
+    let port = to.port_or_known_default().unwrap_or_default();
+    let peer = format!("{}:{port}", to.host_str().unwrap_or_default());
+    let latency = begun.elapsed();
+    let latency_ms = latency.as_millis() as u64;
+    match &answer {
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            PROCESS.request(Call::Login, Some(status), latency);
+            let id = answer.headers().get("x-openstack-request-id").and_then(|id| id.to_str().ok());
+            tracing::debug!(operation = "login", %peer, status, latency_ms, server_request_id = id, "request");
+        }
+        Err(error) => {
+            PROCESS.request(Call::Login, None, latency);
+            tracing::debug!(operation = "login", %peer, latency_ms, %error, "request without an answer");
+        }
+    }
+    answer
 }
 
 fn missing(what: &str) -> Error {

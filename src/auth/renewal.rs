@@ -10,6 +10,7 @@ use url::Url;
 use super::last_login::{Description, Facts};
 use super::token::{Credential, Token};
 use crate::error::{Error, Kind, Result};
+use crate::metrics::PROCESS;
 
 /// A token is renewed this long before it expires, so that requests which start now are still good when they arrive
 /// and a short outage of Keystone goes unnoticed.
@@ -113,6 +114,7 @@ impl State {
 impl Renewal {
     /// Begins with the first login's result.
     pub(super) fn new(source: Box<dyn TokenSource>, first: Session, deadline: Duration) -> Arc<Self> {
+        note_end(first.lifetime);
         let state = State {
             token: first.token,
             generation: 1,
@@ -234,6 +236,7 @@ impl Renewal {
                 self.catalogue.get_or_init(|| session.facts.endpoints);
                 state.token = session.token;
                 state.lifetime = session.lifetime;
+                note_end(session.lifetime);
                 state.obtained = begun;
                 state.generation += 1;
                 if state.failure.take().is_some() {
@@ -263,6 +266,13 @@ impl Renewal {
         let cure = "unmount and mount again to change it";
         Err(Error::new(Kind::Config, format!("the credentials are now those of another project: {cure}")))
     }
+}
+
+/// When the token that came just now ends, for `.glancefs/metrics`.
+fn note_end(lifetime: Option<Duration>) {
+    let end = lifetime.and_then(|left| std::time::SystemTime::now().checked_add(left));
+    let end = end.and_then(|end| end.duration_since(std::time::UNIX_EPOCH).ok());
+    PROCESS.token_end.set(end.map_or(0, |end| end.as_secs()));
 }
 
 #[cfg(test)]

@@ -16,20 +16,23 @@ use super::writer::Patience;
 
 impl CachedImage {
     /// A block arrived: into memory, into the queue for the disk if there is room, and to those who wait.
-    /// Only then does the transfer wait for room.
+    /// Only then does the transfer wait for room. Tells whether it was of use: it was not here already.
     pub(super) async fn publish(
         self: &Arc<Self>,
         ticket: &Ticket,
         block: BlockIndex,
         bytes: Bytes,
         patience: &mut Patience,
-    ) {
+    ) -> bool {
         if self.check_intact().is_err() {
-            return ticket.deliver(block, &bytes);
+            ticket.deliver(block, &bytes);
+            return true;
         }
         // Open long since, as who claimed the block has waited for that; else the first blocks would
         // never get to the disk and the image would never be complete.
         let disk = self.disk().await;
+        let is_known = disk.as_ref().is_some_and(|disk| disk.has(block))
+            || self.core().memory.contains(self.key(), block);
         let disk = disk.filter(|disk| !disk.has(block));
         if let Some(disk) = &disk {
             self.hold.arrives(block, disk);
@@ -46,6 +49,7 @@ impl CachedImage {
         {
             self.settle(BlockRange { start: block, end: block.next() });
         }
+        !is_known
     }
 
     /// Writes consecutive blocks to disk, if it is well and has room. Waits for the disk; called by the writer only.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use crate::budget::Budget;
+use crate::metrics::Counter;
 use crate::units::{BLOCK_SIZE, BlockIndex};
 
 use super::identity::Key;
@@ -15,6 +16,8 @@ use super::identity::Key;
 pub(super) struct Memory {
     budget: Arc<Budget>,
     tier: Mutex<Tier>,
+    /// Bytes that went to make room.
+    evicted: Counter,
 }
 
 /// Of the budget, the allocator takes this part, in whole blocks: gaps between blocks of other sizes, and what it keeps in reserve. It was
@@ -52,6 +55,7 @@ impl Memory {
         Self {
             budget,
             tier: Mutex::new(Tier { blocks: LruCache::unbounded(), bytes: 0, lent: VecDeque::new() }),
+            evicted: Counter::new(),
         }
     }
 
@@ -87,6 +91,7 @@ impl Memory {
         while tier.bytes > room {
             let Some((_, old)) = tier.blocks.pop_lru() else { break };
             tier.bytes -= old.bytes.len() as u64;
+            self.evicted.add(old.bytes.len() as u64);
         }
     }
 
@@ -144,6 +149,11 @@ impl Memory {
         let tier = self.tier();
         let ours = tier.blocks.iter().filter(|((key, block), _)| *key == image && wanted(*block));
         ours.map(|(_, kept)| kept.bytes.len() as u64).sum()
+    }
+
+    /// Bytes that went to make room so far.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted.get()
     }
 
     /// All bytes in it.

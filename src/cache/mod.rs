@@ -24,6 +24,7 @@ mod hit;
 mod hold;
 mod identity;
 mod image;
+mod inspect;
 mod memory;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -62,6 +63,7 @@ pub use self::backing::{Backing, FileVersion};
 pub use self::demand::Found;
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
 pub use self::image::CachedImage;
+pub use self::inspect::{Inspection, inspect};
 pub use self::verify::Mismatch;
 pub use self::whole::{Evicted, Holding, Usage};
 
@@ -256,6 +258,16 @@ impl Cache {
     /// Bytes of blocks in memory, and the limit for them and for transfers together.
     pub fn memory(&self) -> (u64, u64) {
         (self.core.memory.bytes(), self.core.budget.limit())
+    }
+
+    /// Bytes that left memory to make room.
+    pub fn memory_evicted(&self) -> u64 {
+        self.core.memory.evicted()
+    }
+
+    /// The budget that blocks and transfers share, and how much of it is held by data on their way, in bytes.
+    pub fn budget(&self) -> (u64, u64) {
+        (self.core.budget.limit(), self.core.budget.held())
     }
 
     /// Writes out what has to survive (blocks on their way to the disk, access times); for unmount.

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 
 use crate::budget::Held;
 use crate::error::{Error, Kind, Result};
+use crate::metrics::CacheCounters;
 use crate::source::{Transfer, Urgency};
 use crate::units::{BLOCK_SIZE, BlockIndex, BlockRange, ByteRange};
 
@@ -75,14 +76,17 @@ async fn pump(
         return Err(Error::new(Kind::Integrity, format!("the source gave {got} when asked for {asked}")));
     }
     let mut blocks = Assembler::new(transfer.range, image.size());
+    let mut account = Account { counters: &image.core().counters, unused: 0 };
     let mut idle: Option<Instant> = None;
     let mut patience = Patience::of_transfer(stream);
     while let Some(chunk) = transfer.chunks.next().await {
         let mut chunk = chunk?;
-        image.core().counters.fetched_bytes.add(chunk.len() as u64);
+        account.came(chunk.len() as u64);
         while let Some((block, bytes)) = blocks.take(&mut chunk)? {
             let len = bytes.len() as u64;
-            image.publish(ticket, block, bytes, &mut patience).await;
+            if image.publish(ticket, block, bytes, &mut patience).await {
+                account.unused -= len;
+            }
             if !stream {
                 // In memory now, and counted there.
                 held.release(len);
@@ -104,6 +108,25 @@ async fn pump(
     match blocks.left() {
         0 => Ok(()),
         left => Err(Error::new(Kind::Integrity, format!("a transfer ended {left} bytes early"))),
+    }
+}
+
+/// The bytes of one transfer: what was of no use when it ends, however it does, was wasted.
+struct Account<'a> {
+    counters: &'a CacheCounters,
+    unused: u64,
+}
+
+impl Account<'_> {
+    fn came(&mut self, bytes: u64) {
+        self.counters.fetched_bytes.add(bytes);
+        self.unused += bytes;
+    }
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        self.counters.wasted_bytes.add(self.unused);
     }
 }
 

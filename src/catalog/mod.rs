@@ -176,6 +176,11 @@ impl Catalog {
         read_lock(&self.state).listed_at.is_none_or(|at| at.elapsed() >= self.config.ttl)
     }
 
+    /// How old the list is; `None` for one that no server has told yet, and for one that is known to be old.
+    pub fn age(&self) -> Option<Duration> {
+        read_lock(&self.state).listed_at.map(|at| at.elapsed())
+    }
+
     /// Whoever uses the mount next refreshes the list.
     pub fn expire(&self) {
         write_lock(&self.state).listed_at = None;

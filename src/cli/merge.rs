@@ -20,6 +20,8 @@ use crate::config::{
 use crate::error::{Error, Kind, Result};
 use crate::manage::Connection;
 
+pub use parts::{Parts, parts};
+
 /// The least disk for the cache: 16 blocks of the largest request, so that a reader still gains from it.
 const MINIMUM_CACHE: u64 = 1 << 20;
 
@@ -72,6 +74,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         prefer_stores: words(&arguments.cache.prefer_store).map(str::to_owned).collect(),
         foreground: arguments.foreground,
         log_file,
+        metrics_listen: arguments.metrics_listen,
         auth,
         http,
         shown,
@@ -383,6 +386,7 @@ fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(Kind::Config, message)
 }
 
+mod parts;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 
 mod args;
 mod config;
+mod doctor;
 mod file;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -59,6 +60,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Ok(args::Arguments { command: args::Command::Order(order) }) => {
             return orders::run(order, &environment);
+        }
+        Ok(args::Arguments { command: args::Command::Doctor(given) }) => {
+            return doctor::run(*given, &environment);
         }
         Ok(args::Arguments { command: args::Command::Profile(command) }) => profile::run(&command),
         Ok(args::Arguments { command: args::Command::Prefetch(arguments) }) => {

@@ -6,6 +6,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command as Definition, CommandFactory, FromArgMatches};
 
 use super::args::{Arguments, Command, LoginArguments};
+use super::doctor;
 use super::file::{Files, Given, InForce};
 use super::options;
 use crate::config::Environment;
@@ -55,8 +56,10 @@ pub(super) fn arguments(line: &[OsString], environment: &Environment) -> Result<
     let (options, places) = rest.split_at(end);
     let whole = [start, &before, options, &at_the_end, places].concat();
     let mut arguments = Arguments::try_parse_from(whole)?;
-    if let Command::Mount(mount) = &mut arguments.command {
-        mount.own_cloud = in_force.own_cloud;
+    match &mut arguments.command {
+        Command::Mount(mount) => mount.own_cloud = in_force.own_cloud,
+        Command::Doctor(doctor) => doctor.own_cloud = in_force.own_cloud,
+        _ => {}
     }
     Ok(arguments)
 }
@@ -102,7 +105,7 @@ pub(super) fn said(given: &ArgMatches, turned_off: Vec<String>) -> Given {
         os_cloud: text("os_cloud").filter(|cloud| !cloud.is_empty()),
         ..Given::default()
     };
-    match text("source").map(|source| source.parse()) {
+    match text("source").or_else(|| doctor::source(given)).map(|source| source.parse()) {
         Some(Ok(MountSource::Cloud(cloud))) => said.source_cloud = Some(cloud),
         Some(Ok(MountSource::Endpoint(_))) => said.source_is_endpoint = true,
         Some(Ok(MountSource::Image { cloud, .. })) => {

@@ -32,6 +32,8 @@ pub struct Config {
     pub foreground: bool,
     /// Log here instead of to the journal or syslog.
     pub log_file: Option<PathBuf>,
+    /// Where `GET /metrics` is answered; `None`: nowhere.
+    pub metrics_listen: Option<std::net::SocketAddr>,
     /// How to prove who we are, and where Glance is.
     pub auth: AuthConfig,
     /// The one image that is shown; all of the cloud when there is none.

@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::{ImageFs, Node, lock};
 use crate::error::{Error, Kind, Result};
-use crate::metrics;
 use crate::units::ImageId;
 
 /// Lines that `.glancefs/errors` keeps: enough for a bad night, small enough to read.
@@ -49,11 +48,10 @@ impl ImageFs {
         Ok(text.into())
     }
 
-    /// The text behind a node of `.glancefs`, except the status and the records, which look at the disk.
+    /// The text behind a node of `.glancefs`, except those that look at the disk.
     pub(super) fn text(&self, node: &Node) -> Result<Bytes> {
         match node {
             Node::Errors => Ok(self.events.text().into()),
-            Node::Metrics => Ok(metrics::text(self.layers.cache.counters(), &self.opens).into()),
             _ => Err(Error::new(Kind::IsDirectory, "not a text")),
         }
     }
@@ -64,6 +62,7 @@ impl ImageFs {
             Node::Status => Ok(self.status().await?.to_string().into()),
             Node::StatusJson => self.status().await?.json(),
             Node::Uploads => self.uploads_text().await,
+            Node::Metrics => Ok(self.metrics().await),
             Node::Record(id) => self.record_text(id).await,
             _ => self.text(node),
         }

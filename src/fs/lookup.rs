@@ -178,8 +178,8 @@ impl ImageFs {
             directory if directory.is_directory() => self.attributes.directory(ino),
             // Its length shows when it is read, as in /proc: to tell it, the cache folder would have to be
             // looked at, and a look at a name must not wait for the disk.
-            Node::Status | Node::StatusJson | Node::Uploads => self.attributes.text(ino, 0),
-            Node::Errors | Node::Metrics => self.attributes.text(ino, self.text(node)?.len() as u64),
+            Node::Status | Node::StatusJson | Node::Uploads | Node::Metrics => self.attributes.text(ino, 0),
+            Node::Errors => self.attributes.text(ino, self.text(node)?.len() as u64),
             Node::Record(id) => {
                 let image = self.known_image(id).ok_or_else(not_found)?;
                 // And the newline that ends it.

@@ -16,6 +16,7 @@ mod fixture;
 mod handle;
 mod inode;
 mod lookup;
+mod measure;
 mod metadata;
 mod mode;
 #[cfg(test)]
@@ -38,7 +39,7 @@ mod xattr;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 use tracing::warn;
@@ -145,6 +146,8 @@ pub struct ImageFs {
     /// For `df`.
     usage: Arc<KeptUsage>,
     events: Arc<Events>,
+    /// When the mount began.
+    begun: SystemTime,
     /// How files were opened.
     opens: OpenCounters,
     /// How images are read, for `.glancefs/status`.
@@ -183,6 +186,7 @@ impl ImageFs {
             unlisted: Mutex::new(LruCache::new(UNLISTED_KEPT)),
             usage: Arc::default(),
             events,
+            begun: SystemTime::now(),
             opens: OpenCounters::default(),
             way: Mutex::default(),
             failures: Mutex::new(LruCache::new(FAILURES_KEPT)),

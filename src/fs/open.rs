@@ -17,6 +17,7 @@ use crate::cache::{Backing, Key};
 use crate::error::{Error, Kind, Result};
 use crate::format::HEAD_BYTES;
 use crate::glance::{Image, PROFILE_PROPERTY, Status};
+use crate::metrics::PROCESS;
 use crate::read::Reader;
 use crate::units::{ByteRange, ImageId};
 
@@ -188,6 +189,9 @@ impl ImageFs {
             Some(bytes) => Ok(bytes),
             None => reader.read(range).await,
         };
+        if let Ok(bytes) = &read {
+            PROCESS.served_bytes.add(bytes.len() as u64);
+        }
         if range.start < HEAD_BYTES && read.is_ok() {
             self.look_at_header(reader, image);
         }

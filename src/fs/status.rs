@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -16,6 +17,7 @@ use crate::cache::{ContentIdentity, Holding, Usage};
 use crate::catalog::Snapshot;
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
+use crate::metrics::PROCESS;
 use crate::units::{ImageId, human_bytes};
 use crate::write::Uploading;
 
@@ -25,9 +27,15 @@ pub(super) struct Status {
     version: &'static str,
     cloud: String,
     project: Option<String>,
+    /// When the mount began, as RFC 3339.
+    started: String,
+    /// When its token ends, likewise; `null` where nobody tells that.
+    token_ends: Option<String>,
     /// Images listed.
     images: usize,
     list: &'static str,
+    /// `null` for one that was saved, or is known to be old.
+    list_age_seconds: Option<u64>,
     open_files: usize,
     /// How the kernel reads complete images.
     complete_images: String,
@@ -48,6 +56,8 @@ pub(super) struct Status {
 #[derive(Debug, Serialize)]
 struct CacheStatus {
     folder: String,
+    /// It is not being left alone after a failure.
+    usable: bool,
     /// On disk, of all mounts that share the folder.
     bytes: u64,
     limit: u64,
@@ -109,17 +119,28 @@ impl fmt::Display for Status {
         writeln!(f, "version: {}", self.version)?;
         writeln!(f, "cloud: {}", self.cloud)?;
         writeln!(f, "project: {}", self.project.as_deref().unwrap_or("unknown"))?;
+        writeln!(f, "mounted: {}", self.started)?;
+        if let Some(end) = &self.token_ends {
+            writeln!(f, "token: good until {end}, renewed before")?;
+        }
         writeln!(f, "images: {}", self.images)?;
-        writeln!(f, "list: {}", self.list)?;
+        write!(f, "list: {}", self.list)?;
+        match self.list_age_seconds {
+            Some(age) => writeln!(f, " ({age} s old)")?,
+            None => writeln!(f)?,
+        }
         writeln!(f, "open files: {}", self.open_files)?;
         writeln!(f, "complete images: {}", self.complete_images)?;
         writeln!(f, "being written: {}", self.being_written)?;
         writeln!(f, "access: {}", self.access)?;
         writeln!(f, "delete: {}", self.delete)?;
         writeln!(f, "overwrite: {}", self.overwrite)?;
-        let CacheStatus { folder, bytes, limit, memory_bytes, memory_limit } = &self.cache;
+        let CacheStatus { folder, usable, bytes, limit, memory_bytes, memory_limit } = &self.cache;
         let [bytes, limit] = [*bytes, *limit].map(human_bytes);
         writeln!(f, "cache: {bytes} of {limit} on disk in {folder}")?;
+        if !usable {
+            writeln!(f, "cache disk: left alone for a while after a failure, see the log")?;
+        }
         let [bytes, limit] = [*memory_bytes, *memory_limit].map(human_bytes);
         writeln!(f, "memory: {bytes} of {limit}")?;
         let Reads { memory_hits, disk_hits, misses, hit_ratio } = &self.reads;
@@ -213,12 +234,17 @@ impl ImageFs {
             version: env!("CARGO_PKG_VERSION"),
             cloud: self.layers.service.cloud_key().to_owned(),
             project: self.layers.service.project_id().map(str::to_owned),
+            started: rfc3339(self.begun),
+            token_ends: Some(PROCESS.token_end.get())
+                .filter(|end| *end > 0)
+                .map(|end| rfc3339(UNIX_EPOCH + Duration::from_secs(end))),
             images: catalog.snapshot().len(),
             list: match (catalog.is_failing(), catalog.is_stale()) {
                 (true, _) => "the last good one: the servers do not answer",
                 (false, true) => "older than its TTL",
                 (false, false) => "fresh",
             },
+            list_age_seconds: catalog.age().map(|age| age.as_secs()),
             open_files: self.handles.len(),
             complete_images: lock(&self.way).clone(),
             being_written: lock(&self.drafts).len(),
@@ -228,6 +254,7 @@ impl ImageFs {
             overwrite: word(self.access.allow_overwrite),
             cache: CacheStatus {
                 folder: usage.folder.display().to_string(),
+                usable: cache.disk_watch().is_well(),
                 bytes: usage.bytes,
                 limit: usage.limit,
                 memory_bytes,
@@ -271,4 +298,10 @@ impl ImageFs {
         shown.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         shown
     }
+}
+
+/// To the second, which is enough for people.
+fn rfc3339(time: SystemTime) -> String {
+    let known = jiff::Timestamp::try_from(time);
+    known.map_or_else(|_| "unknown".to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

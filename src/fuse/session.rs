@@ -4,7 +4,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use fuser::{BackgroundSession, MountOption, SessionACL};
@@ -50,6 +50,7 @@ pub struct Session {
     /// Where another has mounted the device, he unmounts it: we only end.
     leave: Option<Sender<()>>,
     has_ended: AtomicBool,
+    files: Weak<ImageFs>,
     uploads: Uploads,
     cache: Cache,
     runtime: tokio::runtime::Handle,
@@ -96,6 +97,7 @@ impl Session {
         };
         let background = session.map_err(cannot)?.spawn().map_err(cannot)?;
         let notifier = background.notifier();
+        let files = Arc::downgrade(&fs);
         let telling =
             invalidate::run(fs, notifier, listings, operations, mismatches, proofs, Arc::clone(&passthrough));
         runtime.spawn(telling);
@@ -109,10 +111,16 @@ impl Session {
             ended: Mutex::new(ended),
             leave: config.device.map(|_| ended_sender),
             has_ended: AtomicBool::new(false),
+            files,
             uploads,
             cache,
             runtime: runtime.handle().clone(),
         })
+    }
+
+    /// The files that the kernel is shown, for as long as there are any.
+    pub fn files(&self) -> Weak<ImageFs> {
+        Weak::clone(&self.files)
     }
 
     /// Blocks until the kernel has ended the mount, by `stop` or from outside.

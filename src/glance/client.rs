@@ -1,11 +1,11 @@
-//! One exchange with Glance: token, server, deadline, retry, and what is logged of it.
+//! One exchange with Glance: token, server, deadline and retry. What is logged of it is in `trace`.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, RANGE};
 use reqwest::{Client, Method, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -16,9 +16,11 @@ use super::list::views;
 use super::prefer::Prefer;
 use super::retry::{Backoff, Worth, retry_after, worth, worth_of_silence};
 use super::servers::{Servers, cloud_key};
+use super::trace::{Exchange, told_id};
 use crate::auth::{Auth, Credential, Distrust, distrust};
 use crate::config::{HttpConfig, Shown};
 use crate::error::{Error, Kind, Result};
+use crate::metrics::PROCESS;
 use crate::units::ByteRange;
 
 /// A connection that is not there by then goes to the next server.
@@ -35,7 +37,6 @@ const ERROR_LIMIT: usize = 64 * 1024;
 /// is not believed.
 pub(super) const ANSWER_LIMIT: usize = 64 << 20;
 
-pub(super) const REQUEST_ID: &str = "x-openstack-request-id";
 pub(super) const AUTH_TOKEN: &str = "x-auth-token";
 
 /// A try gets at least this fraction of a request's time. A loaded Glance needs some seconds now and then, and a try that
@@ -186,7 +187,7 @@ impl Answer {
     }
 
     pub(super) fn error(&self, request: &Request<'_>) -> Error {
-        answered(request.operation, request.subject, self.status, &self.body)
+        answered(request.operation, request.subject, self.status, told_id(&self.headers), &self.body)
     }
 }
 
@@ -290,9 +291,15 @@ impl Glance {
             let left = deadline.saturating_duration_since(Instant::now());
             // Half of what is left, so that a silent server leaves time for another; but no less than is worth waiting.
             let share = (left / 2).max(inner.timeout / LEAST_SHARE).min(left).min(inner.timeout);
-            let outcome = match timeout(share, self.send(request, base, &credential)).await {
+            let (operation, subject) = (request.operation, request.subject);
+            let mut exchange = Exchange::new(operation, subject, request.method.clone(), base, request.path);
+            let outcome = match timeout(share, self.send(request, base, &credential, &mut exchange)).await {
                 Ok(outcome) => outcome,
-                Err(_) => Err(Failure::silent(request, base)),
+                Err(_) => {
+                    let failure = Failure::silent(request, base);
+                    exchange.unanswered(&failure.error);
+                    Err(failure)
+                }
             };
             let (error, worth, wait) = match outcome {
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => {
@@ -345,6 +352,7 @@ impl Glance {
                 let error = said.filter(tells_more).unwrap_or(error);
                 return Err(if repeated { error } else { error.unasked() });
             }
+            PROCESS.requests(request.operation.call()).retries.add(1);
             tracing::debug!(%error, pause_ms = pause.as_millis(), "trying again");
             if error.kind() == Kind::Untrusted {
                 said = Some(error);
@@ -359,12 +367,12 @@ impl Glance {
         request: &Request<'_>,
         base: &Url,
         credential: &Credential,
+        exchange: &mut Exchange<'_>,
     ) -> Result<Answer, Failure> {
         let client = match request.wants {
             Wants::Record => &self.inner.metadata,
             Wants::Data(_) => &self.inner.data,
         };
-        let mut exchange = Exchange::new(request.method.clone(), base, request.path);
         let mut builder =
             exchange.builder(client, credential).map_err(|error| Failure { error, sent: false })?;
         builder = builder.headers(request.headers.clone());
@@ -379,10 +387,11 @@ impl Glance {
             }
         }
         let mut response = builder.send().await.map_err(|error| {
-            exchange.log_failure(&error);
-            Failure::transport(request, base, error)
+            let failure = Failure::transport(request, base, error);
+            exchange.unanswered(&failure.error);
+            failure
         })?;
-        exchange.log(&response);
+        exchange.answered(&response);
         let status = response.status();
         let headers = response.headers().clone();
         let answer = |body, stream| Answer { status, headers, body, stream, server: 0, repeated: false };
@@ -476,69 +485,6 @@ pub(super) fn transport_error(
 pub(super) fn host(base: &Url) -> impl fmt::Display + '_ {
     let port = base.port_or_known_default().unwrap_or_default();
     fmt::from_fn(move |f| write!(f, "{}:{port}", base.host_str().unwrap_or_default()))
-}
-
-/// One request as it shows in the log: never with its token.
-pub(super) struct Exchange<'a> {
-    method: Method,
-    base: &'a Url,
-    path: &'a str,
-    id: String,
-    begun: Instant,
-}
-
-impl<'a> Exchange<'a> {
-    pub(super) fn new(method: Method, base: &'a Url, path: &'a str) -> Self {
-        let id = format!("req-{}", uuid::Uuid::new_v4());
-        Self { method, base, path, id, begun: Instant::now() }
-    }
-
-    /// The request with the headers that every request has.
-    pub(super) fn builder(
-        &mut self,
-        client: &Client,
-        credential: &Credential,
-    ) -> Result<reqwest::RequestBuilder> {
-        let url = self
-            .base
-            .join(self.path)
-            .map_err(|error| Error::new(Kind::Invalid, "a path that fits no URL").with_source(error))?;
-        self.begun = Instant::now();
-        let mut builder = client
-            .request(self.method.clone(), url)
-            .header(ACCEPT, "application/json")
-            .header(REQUEST_ID, &self.id);
-        if let Some(token) = &credential.token {
-            builder = builder.header(AUTH_TOKEN, token.header()?);
-        }
-        Ok(builder)
-    }
-
-    pub(super) fn log(&self, response: &Response) {
-        let server_id = response.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
-        tracing::debug!(
-            method = %self.method,
-            server = %host(self.base),
-            path = self.path,
-            status = response.status().as_u16(),
-            ms = self.begun.elapsed().as_millis() as u64,
-            request_id = self.id,
-            server_request_id = server_id,
-            "request"
-        );
-    }
-
-    pub(super) fn log_failure(&self, error: &reqwest::Error) {
-        tracing::debug!(
-            method = %self.method,
-            server = %host(self.base),
-            path = self.path,
-            ms = self.begun.elapsed().as_millis() as u64,
-            request_id = self.id,
-            %error,
-            "request without an answer"
-        );
-    }
 }
 
 impl fmt::Debug for Glance {

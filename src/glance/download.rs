@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::client::{Glance, Request, Wants};
 use super::error::{Operation, failed};
 use super::record::{path, subject};
+use super::trace::told_id;
 use crate::error::{Kind, Result};
 use crate::units::{ByteRange, ImageId};
 
@@ -84,7 +85,11 @@ impl Glance {
                 Ok(exact_end) => break (response, answer.server, exact_end),
                 // That ranges are ignored is remembered of a whole store: a single answer may be a fault on the way.
                 Err((Kind::RangeUnsupported, _)) if !asked_again => asked_again = true,
-                Err((kind, what)) => return Err(wrong(kind, &what)),
+                Err((kind, what)) => {
+                    let id =
+                        told_id(response.headers()).map(|id| format!("; request {id}")).unwrap_or_default();
+                    return Err(wrong(kind, &format!("{what}{id}")));
+                }
             }
         };
         let body = Body {
@@ -170,6 +175,8 @@ impl Body {
         match body.chunk().await {
             Ok(chunk) => Some((Ok(chunk), Some(body))),
             Err(error) => {
+                let (missing, subject) = (body.missing, &body.subject);
+                tracing::warn!(operation = "download", subject, missing, %error, "a transfer was cut off");
                 // The rest is asked of another server, where there is one.
                 if let Some(server) = body.server {
                     body.glance.inner.server_failed(server);

@@ -7,6 +7,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 
 use crate::error::{Error, Kind};
+use crate::metrics::Call;
 
 /// What was asked, as far as the meaning of an answer depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,28 @@ impl Operation {
         matches!(self, Self::List | Self::ListNext | Self::Schema | Self::Versions | Self::Facts)
     }
 
+    /// For the log and `.glancefs/metrics`.
+    pub(super) fn call(self) -> Call {
+        match self {
+            Self::List | Self::ListNext => Call::List,
+            Self::Find => Call::Find,
+            Self::Show => Call::Show,
+            Self::Schema => Call::Schema,
+            Self::Create => Call::Create,
+            Self::Update => Call::Update,
+            Self::Act => Call::Act,
+            Self::Delete => Call::Delete,
+            Self::Upload => Call::Upload,
+            Self::Download => Call::Download,
+            Self::Versions => Call::Versions,
+            Self::Facts => Call::Facts,
+            Self::Members => Call::Members,
+            Self::Import => Call::Import,
+            Self::Tasks => Call::Tasks,
+            Self::Locations => Call::Locations,
+        }
+    }
+
     /// For the beginning of a message.
     fn doing(self) -> &'static str {
         match self {
@@ -64,14 +87,22 @@ impl Operation {
     }
 }
 
-/// The error for an answer that is no success. `subject` is the image, or empty.
-pub(super) fn answered(operation: Operation, subject: &str, status: StatusCode, body: &[u8]) -> Error {
+/// The error for an answer that is no success. `subject` is the image, or empty; `request` the id by which the server
+/// logs it, for those who can look there.
+pub(super) fn answered(
+    operation: Operation,
+    subject: &str,
+    status: StatusCode,
+    request: Option<&str>,
+    body: &[u8],
+) -> Error {
     let said = text(body);
     let (kind, meaning) = meaning(operation, status.as_u16(), &said.to_lowercase());
     let space = if subject.is_empty() { "" } else { " " };
     let said = if said.is_empty() { said } else { format!(": {said}") };
-    let message =
-        format!("{}{space}{subject}: {meaning} (HTTP {}{said})", operation.doing(), status.as_u16());
+    let request = request.map(|id| format!("; request {id}")).unwrap_or_default();
+    let status = status.as_u16();
+    let message = format!("{}{space}{subject}: {meaning} (HTTP {status}{said}{request})", operation.doing());
     Error::new(kind, message)
 }
 
@@ -211,7 +242,7 @@ mod tests {
 
     fn kind(operation: Operation, status: u16, message: &str) -> Kind {
         let body = serde_json::json!({ "message": message, "code": "x", "title": "y" }).to_string();
-        answered(operation, "x", StatusCode::from_u16(status).unwrap(), body.as_bytes()).kind()
+        answered(operation, "x", StatusCode::from_u16(status).unwrap(), None, body.as_bytes()).kind()
     }
 
     #[test]
@@ -318,11 +349,11 @@ mod tests {
     #[test]
     fn a_message_is_one_short_line_without_markup() {
         let body = br#"{"message": "Not <b>allowed</b>.<br /><br />\n\n\n", "code": "403 Forbidden"}"#;
-        let error = answered(Op::Delete, "image x", StatusCode::FORBIDDEN, body);
-        assert!(error.to_string().ends_with("(HTTP 403: Not allowed .)"), "{error}");
+        let error = answered(Op::Delete, "image x", StatusCode::FORBIDDEN, Some("req-7"), body);
+        assert!(error.to_string().ends_with("(HTTP 403: Not allowed .; request req-7)"), "{error}");
         assert!(error.to_string().starts_with("deleting image x: "), "{error}");
         let page = "<html>\r\n".to_owned() + &"x ".repeat(10_000);
-        let error = answered(Op::List, "", StatusCode::BAD_GATEWAY, page.as_bytes()).to_string();
+        let error = answered(Op::List, "", StatusCode::BAD_GATEWAY, None, page.as_bytes()).to_string();
         assert!(error.len() < 500 && !error.contains('\n'), "{error}");
         assert!(text(&[0xff, 0xfe, b'a']).ends_with('a'));
     }

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use reqwest::header::{ACCEPT_ENCODING, RANGE};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::client::{Glance, host, transport_error};
@@ -14,6 +14,7 @@ use super::download::{Body, Download, check};
 use super::error::{Operation, failed};
 use super::record::subject;
 use crate::error::{Kind, Result};
+use crate::metrics::{Call, PROCESS};
 use crate::units::{ByteRange, ImageId};
 
 /// Locations of one image that are looked at: it has one for each store.
@@ -65,12 +66,18 @@ impl Glance {
         }
         let request = self.inner.elsewhere.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         let request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
-        let response = match timeout(self.inner.timeout, request.send()).await {
+        let begun = Instant::now();
+        let sent = timeout(self.inner.timeout, request.send()).await;
+        let status =
+            sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(|sent| sent.status().as_u16());
+        PROCESS.request(Call::DirectDownload, status, begun.elapsed());
+        let latency_ms = begun.elapsed().as_millis() as u64;
+        tracing::debug!(image = %id, peer = %host(url), status, latency_ms, %range, "request to a location");
+        let response = match sent {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(transport_error(Operation::Download, &subject, url, error)),
             Err(_) => return Err(wrong(Kind::TimedOut, "no answer in time")),
         };
-        tracing::debug!(server = %host(url), status = response.status().as_u16(), %range, "request to a location");
         let exact_end = check(response.status(), response.headers(), range, size, true)
             .map_err(|(kind, what)| wrong(kind, &what))?;
         let body =

@@ -33,6 +33,7 @@ mod service;
 mod sharing;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod upload;
 mod v1;
 

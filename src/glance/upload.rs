@@ -25,15 +25,17 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, Sleep, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::client::{Exchange, Glance, host, read_body, refused_anew, transport_error};
+use super::client::{Glance, host, read_body, refused_anew, transport_error};
 use super::error::{Operation, answered, failed};
 use super::image::{Image, Status};
 use super::record::{path, subject};
 use super::retry::{Backoff, Worth, worth};
 use super::service::{BodyStream, OpenBody};
+use super::trace::{Exchange, told_id};
 use super::v1::{self, GlanceV1};
 use crate::auth::Credential;
 use crate::error::{Error, Kind, Result};
+use crate::metrics::{Call, PROCESS};
 use crate::units::ImageId;
 
 /// Given to the HTTP client at once: one write of a socket's buffer, and at 1 GB/s a look every 65 us.
@@ -180,7 +182,7 @@ impl Glance {
                 }
                 Outcome::Refused => {
                     retries += 1;
-                    refused_anew(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, b""))
+                    refused_anew(answered(Operation::Upload, &subject, StatusCode::UNAUTHORIZED, None, b""))
                 }
                 // Nobody is there: worth waiting for.
                 Outcome::Unsent(error) => error,
@@ -200,7 +202,8 @@ impl Glance {
             if !hard && retries > self.inner.retries || moved_at.elapsed() + pause >= self.inner.patience {
                 return Err(error);
             }
-            tracing::warn!(%error, "uploading again from the start");
+            PROCESS.requests(Call::Upload).retries.add(1);
+            tracing::warn!(image = %id, %error, "uploading again from the start");
             tokio::time::sleep(pause).await;
             if hard {
                 // The deadline on progress is that of each try.
@@ -273,7 +276,7 @@ impl Glance {
         let _stop = progress.stop.clone().drop_guard();
         let to = data.to;
         let path = to.path(id);
-        let mut exchange = Exchange::new(Method::PUT, base, &path);
+        let mut exchange = Exchange::new(Operation::Upload, subject, Method::PUT, base, &path);
         let builder = match exchange.builder(&self.inner.data, credential) {
             Ok(builder) => builder,
             Err(error) => return Outcome::Failed(error),
@@ -306,10 +309,10 @@ impl Glance {
         let mut response = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                exchange.log_failure(&error);
                 servers.failed(server);
                 let unsent = error.is_connect();
                 let error = transport_error(Operation::Upload, subject, base, error);
+                exchange.unanswered(&error);
                 return match unsent {
                     true => Outcome::Unsent(error),
                     false => Outcome::Unknown { error, all_sent: progress.is_complete() },
@@ -320,6 +323,7 @@ impl Glance {
                 let (host, after) = (host(base), after.as_secs());
                 let of = size.map(|size| format!(" of {size}")).unwrap_or_default();
                 let what = format!("{taken}{of} bytes are sent, and {host} has been silent for {after} s");
+                exchange.unanswered(&what);
                 let error = failed(Operation::Upload, subject, Kind::TimedOut, &what);
                 let waits = self.inner.patience > self.inner.timeout;
                 return match waits {
@@ -328,7 +332,7 @@ impl Glance {
                 };
             }
         };
-        exchange.log(&response);
+        exchange.answered(&response);
         let status = response.status();
         if status.is_success() && progress.is_complete() {
             servers.succeeded(server);
@@ -339,7 +343,7 @@ impl Glance {
             Ok(Ok(Some(text))) => text,
             _ => Bytes::new(),
         };
-        let error = answered(Operation::Upload, subject, status, &text);
+        let error = answered(Operation::Upload, subject, status, told_id(&headers), &text);
         match status {
             StatusCode::UNAUTHORIZED => Outcome::Refused,
             StatusCode::CONFLICT => Outcome::Conflict(error),
@@ -582,6 +586,7 @@ impl Stream for Paced {
             this.progress.complete.store(*left == 0, Ordering::Relaxed);
         }
         this.progress.taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        PROCESS.sent_bytes.add(piece.len() as u64);
         Poll::Ready(Some(Ok(piece)))
     }
 }

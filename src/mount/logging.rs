@@ -16,6 +16,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::limiter::Limiter;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 
@@ -81,8 +82,9 @@ fn is_socket(path: &str) -> bool {
 /// `Config` when `GLANCEFS_LOG` cannot be read, or the log file cannot be written.
 pub fn start(destination: &Destination) -> Result<()> {
     let filter = filter(std::env::var(VARIABLE).ok().as_deref())?;
-    let layer = layer(destination)?;
-    let installed = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    // What the filter drops does not count as repeated.
+    let layer = Limiter::start().around(layer(destination)?).with_filter(filter);
+    let installed = tracing_subscriber::registry().with(layer).try_init();
     installed.map_err(|error| Error::new(Kind::Config, "logging is already started").with_source(error))?;
     log_panics(destination);
     Ok(())
@@ -131,6 +133,8 @@ fn journal() -> Result<tracing_journald::Layer> {
         trace: Priority::Debug,
         ..PriorityMappings::new()
     };
+    // journalctl GLANCEFS_IMAGE=... finds all lines about an image.
+    let layer = layer.with_field_prefix(Some("GLANCEFS".into()));
     Ok(layer.with_syslog_identifier("glancefs".into()).with_priority_mappings(priorities))
 }
 

@@ -13,8 +13,10 @@
 
 mod daemon;
 mod instance;
+mod limiter;
 mod logging;
 mod meant;
+mod metrics_server;
 mod mountinfo;
 mod repair;
 mod signals;
@@ -33,13 +35,15 @@ use crate::config::{Config, Environment};
 use crate::error::{Error, Result};
 use crate::fuse::session::Session;
 use instance::Instance;
+use metrics_server::MetricsServer;
 use signals::Signals;
 use supervisor::Supervisor;
 
 pub use daemon::Readiness;
 pub use instance::spool_of;
 pub use meant::meant;
-pub use mountinfo::mountpoints;
+pub use mountinfo::{mountpoints, topmost};
+pub use repair::{Pulse, pulse};
 pub use umount::{Unmounted, umount};
 
 /// What is left of running tasks at the end is given up after this time; all that must survive has
@@ -119,7 +123,11 @@ fn serve(
         .build()
         .map_err(|error| Error::io("starting threads", error))?;
     let signals = Signals::install(&runtime, config)?;
+    let metrics = config.metrics_listen.map(MetricsServer::bind).transpose()?;
     let session = Session::start(config, &runtime)?;
+    if let Some(metrics) = metrics {
+        metrics.serve(session.files(), &runtime);
+    }
     info!("mounted at {} (glancefs {})", config.mountpoint.display(), env!("CARGO_PKG_VERSION"));
     signals.serving();
     let outcome = ready();

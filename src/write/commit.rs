@@ -18,6 +18,7 @@ use crate::blocking::blocking;
 use crate::cache::ContentIdentity;
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Change, Image};
+use crate::metrics::{self, PROCESS};
 
 /// How long a commit waits for the cache to take the spool file over; it goes on by itself after.
 const ADOPT_PATIENCE: Duration = Duration::from_secs(10);
@@ -102,6 +103,9 @@ impl Running {
                 }
             }
         };
+        if goal == Goal::Publish {
+            PROCESS.upload(if outcome.is_ok() { metrics::Outcome::Done } else { metrics::Outcome::Failed });
+        }
         self.outcome.send_replace(Some(Arc::new(outcome)));
     }
 }

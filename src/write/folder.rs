@@ -124,6 +124,11 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Bytes that it may hold; `None`: what its disk has.
+    pub(super) fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+
     /// Where the folder is.
     pub(super) fn path(&self) -> &Path {
         &self.path

@@ -203,6 +203,11 @@ impl Uploads {
         })
     }
 
+    /// Bytes that the spool may hold; `None`: what its disk has.
+    pub fn spool_limit(&self) -> Option<u64> {
+        self.shared.folder.limit()
+    }
+
     /// From now on `listener` is told, in one line each, what was removed of failed uploads and why; what
     /// was removed at the start it is told at once. It must not wait.
     pub fn listen(&self, listener: impl Fn(String) + Send + 'static) {

@@ -61,6 +61,10 @@ impl Condition {
         }
     }
 
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Writing, Self::Uploading, Self::Failed, Self::Kept, Self::Interrupted, Self::Unknown];
+
     /// It lies in the spool, and `glancefs uploads retry` and `discard` take it.
     pub fn is_left(self) -> bool {
         !matches!(self, Self::Writing | Self::Uploading)

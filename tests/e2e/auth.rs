@@ -19,7 +19,7 @@ fn keystone(cloud: &Cloud) -> String {
 }
 
 /// `OS_*` of alice, as an openrc file sets them.
-fn openrc(cloud: &Cloud) -> Variables {
+pub fn openrc(cloud: &Cloud) -> Variables {
     variables(&[
         ("OS_AUTH_URL", &keystone(cloud)),
         ("OS_USERNAME", "alice"),

@@ -45,7 +45,7 @@ fn a_file_of_a_shared_store_is_read_without_glance_and_past_the_daemon() {
         assert_eq!(source(&mount, "direct-file.raw"), "direct");
         assert_eq!(mount.xattr("direct-file.raw", "user.glancefs.cached_bytes"), "0", "nothing is copied");
         let metrics = String::from_utf8(mount.read(".glancefs/metrics")).unwrap();
-        let past = metrics.lines().any(|line| line == "glancefs_opens{mode=\"passthrough\"} 4");
+        let past = metrics.lines().any(|line| line == "glancefs_opens_total{mode=\"passthrough\"} 4");
         assert_eq!(past, passthrough_works(&mount), "{metrics}");
         assert_eq!((mount.errors().as_str(), told(&mount)), ("", 0));
     }

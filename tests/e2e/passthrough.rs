@@ -55,7 +55,7 @@ assert os.pread(plain, 10, size) == b"", "beyond the end"
 /// How many files were opened in a mode so far.
 fn opens(mount: &Mount, mode: &str) -> u64 {
     let metrics = String::from_utf8(mount.read(".glancefs/metrics")).unwrap();
-    let wanted = format!("glancefs_opens{{mode=\"{mode}\"}} ");
+    let wanted = format!("glancefs_opens_total{{mode=\"{mode}\"}} ");
     metrics.lines().find_map(|line| line.strip_prefix(&wanted)).unwrap().parse().unwrap()
 }
 
@@ -178,7 +178,7 @@ fn without_the_privilege_images_are_read_through_the_daemon() {
         leave_out!("user namespaces are not allowed here");
     }
     let said = run_with(&line, &variables).expect_success();
-    assert!(said.contains("opens{mode=\"passthrough\"} 0\n"), "{said}");
+    assert!(said.contains("opens_total{mode=\"passthrough\"} 0\n"), "{said}");
     assert!(said.contains("complete images: read through the daemon: "), "{said}");
     let log = std::fs::read_to_string(format!("{folder}.log")).unwrap();
     assert_eq!(log.matches("all images are read through this process").count(), 1, "told once: {log}");

@@ -57,7 +57,7 @@ impl Signer {
 
 fn opens_past_us(mount: &Mount) -> bool {
     let metrics = String::from_utf8(mount.read(".glancefs/metrics")).unwrap();
-    metrics.lines().any(|line| line == "glancefs_opens{mode=\"passthrough\"} 1")
+    metrics.lines().any(|line| line == "glancefs_opens_total{mode=\"passthrough\"} 1")
 }
 
 #[test]

@@ -18,8 +18,10 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
+use super::doctor::DoctorArguments;
 use super::orders::OrderCommand;
 use super::trust::TrustArguments;
+use crate::units;
 pub use access::AccessArguments;
 pub use cache::CacheArguments;
 pub use cloud::{CloudArguments, LoginArguments};
@@ -40,6 +42,7 @@ Examples:
   glancefs members /mnt/images/debian-12.qcow2 add 0d8ce8cbd9b84b6c8bb0f0d0a8a2a1a1
   glancefs status /mnt/images
   glancefs uploads /mnt/images; glancefs uploads retry 1f3c9a2b
+  glancefs doctor /mnt/images
   glancefs umount /mnt/images
   glancefs profile export /mnt/images/debian.qcow2 | ssh host2 glancefs profile import /mnt/images/debian.qcow2";
 
@@ -60,6 +63,7 @@ pub enum Command {
     Evict(EvictArguments),
     Status(StatusArguments),
     Uploads(UploadsArguments),
+    Doctor(Box<DoctorArguments>),
     #[command(subcommand)]
     Profile(ProfileCommand),
     #[command(flatten)]
@@ -148,6 +152,11 @@ pub struct MountArguments {
     /// such as "debug" or "glancefs::cache=trace" (default: info).
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub log_file: Option<PathBuf>,
+
+    /// Answer `GET /metrics` by HTTP at this address, for Prometheus (see docs/metrics.md); a port alone is one of
+    /// 127.0.0.1.
+    #[arg(long, value_name = "ADDR", value_parser = units::parse_listen_address, help_heading = "Running")]
+    pub metrics_listen: Option<std::net::SocketAddr>,
 
     /// Set by `cli::settings`: SOURCE is the name of a section of a configuration file, which says how to log in.
     #[arg(skip)]

@@ -49,6 +49,20 @@ fn an_option_goes_before_the_file_and_that_before_the_default() {
 }
 
 #[test]
+fn the_doctor_looks_with_the_settings_of_the_mount() {
+    let file =
+        "timeout = 7\n[cloud.lab]\ntimeout = 8\nendpoint = \"http://glance:9292\"\nos_auth_type = \"none\"";
+    let doctor = |places: &[&str]| match read(file, &[], &[&["doctor"][..], places].concat()).unwrap().command
+    {
+        Command::Doctor(doctor) => doctor,
+        _ => unreachable!("the line begins with doctor"),
+    };
+    assert_eq!(doctor(&["/m"]).cloud.login.timeout.as_secs(), 7);
+    let lab = doctor(&["lab", "/m"]);
+    assert_eq!((lab.cloud.login.timeout.as_secs(), lab.own_cloud.as_deref()), (8, Some("lab")));
+}
+
+#[test]
 fn a_variable_goes_before_the_file() {
     let file = "os_region_name = \"file\"\nos_cacert = \"/file\"\ninsecure = true\nos_key = \"/key\"";
     let given = mount(file, &[], &[]).cloud.login;

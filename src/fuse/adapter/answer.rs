@@ -7,20 +7,22 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::INodeNo;
 use tracing::{Instrument, debug, error, info_span};
 
+use super::super::errno::errno;
 use super::Adapter;
 use super::process::killed;
 use crate::error::{Error, Kind, Result};
+use crate::metrics::{KernelCall, PROCESS};
 
 impl Adapter {
     /// Runs an operation on metadata, within the deadline.
     pub(super) fn answer<T: Send + 'static>(
         &self,
-        operation: &'static str,
+        operation: KernelCall,
         file: INodeNo,
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
@@ -31,15 +33,21 @@ impl Adapter {
     /// Runs an operation whose deadline is on progress and lies in the layers below.
     pub(super) fn answer_in_its_time<T: Send + 'static>(
         &self,
-        operation: &'static str,
+        operation: KernelCall,
         file: INodeNo,
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        let span = info_span!("fuse", operation, ino = file.0);
+        PROCESS.kernel(operation);
+        let span = info_span!("fuse", operation = operation.word(), ino = file.0);
+        let begun = Instant::now();
         let whole = async move {
             let result = call.await;
+            if operation == KernelCall::Read {
+                PROCESS.read_duration.observe(begun.elapsed());
+            }
             if let Err(error) = &result {
+                PROCESS.error(errno(error).code());
                 debug!(%error, "failed");
             }
             reply(result);
@@ -53,7 +61,7 @@ impl Adapter {
                 self.runtime.spawn(whole);
             }
             // The reply was dropped on the way, which answers EIO.
-            Err(_) => error!(operation, "a defect of glancefs: the operation panicked"),
+            Err(_) => error!(operation = operation.word(), "a defect of glancefs: the operation panicked"),
         }
     }
 }

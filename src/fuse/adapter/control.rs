@@ -11,6 +11,7 @@ use crate::cache::Evicted;
 use crate::error::Kind;
 use crate::fs::Ino;
 use crate::ioctl::{self, Choice, Eviction};
+use crate::metrics::KernelCall;
 
 impl Adapter {
     pub(super) fn control(
@@ -26,11 +27,11 @@ impl Adapter {
         match ioctl::Opcode::from(command) {
             ioctl::PREFETCH => {
                 let call = async move { fs.prefetch(open).map(|()| Vec::new()) };
-                self.answer("prefetch", number, call, reply_ioctl(reply));
+                self.answer(KernelCall::Ioctl, number, call, reply_ioctl(reply));
             }
             ioctl::PROGRESS if fs.is_uploads(open) => {
                 let call = async move { Ok(fs.upload_progress(open).await?.encode().to_vec()) };
-                self.answer("upload_progress", number, call, reply_ioctl(reply));
+                self.answer(KernelCall::Ioctl, number, call, reply_ioctl(reply));
             }
             command @ (ioctl::RETRY | ioctl::DISCARD) => {
                 let choice = input.try_into().map_err(|_| Kind::Invalid);
@@ -47,11 +48,11 @@ impl Adapter {
                     }
                     Ok(Vec::new())
                 };
-                self.answer("uploads", number, call, reply_ioctl(reply));
+                self.answer(KernelCall::Ioctl, number, call, reply_ioctl(reply));
             }
             ioctl::PROGRESS => {
                 let call = async move { Ok(fs.prefetch_progress(open).await?.encode().to_vec()) };
-                self.answer("prefetch_progress", number, call, reply_ioctl(reply));
+                self.answer(KernelCall::Ioctl, number, call, reply_ioctl(reply));
             }
             ioctl::EVICT => {
                 let Ok(question) = input.try_into().map(Eviction::decode) else {
@@ -65,7 +66,7 @@ impl Adapter {
                     let Evicted { freed, left } = passthrough.let_go_until(|| fs.evict(&id)).await?;
                     Ok(Eviction { freed, left, ..question }.encode().to_vec())
                 };
-                self.answer_in_its_time("evict", number, call, reply_ioctl(reply));
+                self.answer_in_its_time(KernelCall::Ioctl, number, call, reply_ioctl(reply));
             }
             ioctl::LOOK => {
                 let Some(id) = ioctl::image_of_look(input) else {
@@ -73,11 +74,11 @@ impl Adapter {
                     return;
                 };
                 let call = async move { fs.look_again(&id).await.map(|()| Vec::new()) };
-                self.answer("look", number, call, reply_ioctl(reply));
+                self.answer(KernelCall::Ioctl, number, call, reply_ioctl(reply));
             }
             ioctl::GETFLAGS => {
                 let call = async move { Ok(fs.flags(ino(number)).await?.to_ne_bytes().to_vec()) };
-                self.answer("flags", number, call, reply_ioctl(reply));
+                self.answer(KernelCall::Ioctl, number, call, reply_ioctl(reply));
             }
             ioctl::FSGETXATTR => {
                 let call = async move {
@@ -86,7 +87,7 @@ impl Adapter {
                     answer[..4].copy_from_slice(&flags.to_ne_bytes());
                     Ok(answer)
                 };
-                self.answer("flags", number, call, reply_ioctl(reply));
+                self.answer(KernelCall::Ioctl, number, call, reply_ioctl(reply));
             }
             ioctl::SETFLAGS => {
                 let Some(flags) = input.first_chunk().map(|raw| u32::from_ne_bytes(*raw)) else {
@@ -94,7 +95,7 @@ impl Adapter {
                     return;
                 };
                 let call = async move { fs.set_flags(ino(number), flags).await.map(|()| Vec::new()) };
-                self.answer_in_its_time("set_flags", number, call, reply_ioctl(reply));
+                self.answer_in_its_time(KernelCall::Ioctl, number, call, reply_ioctl(reply));
             }
             // Block tools ask for BLKSSZGET: not here.
             _ => reply.error(Errno::ENOTTY),

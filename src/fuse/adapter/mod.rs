@@ -26,7 +26,9 @@ use super::convert::{GENERATION, file_attr, file_type, ino};
 use super::errno::errno;
 use super::passthrough::Passthrough;
 use super::process::{self, ProcessWatch};
+use crate::error::Error;
 use crate::fs::{Caller, HandleId, ImageFs, NewAttributes, XattrMode};
+use crate::metrics::{KernelCall, PROCESS};
 use crate::units::ByteRange;
 use answer::{even_if_killed, or_given_back, unless_killed};
 use reply::{reply_attr, reply_empty, reply_entry, reply_xattr};
@@ -69,6 +71,20 @@ fn handle(number: FileHandle) -> HandleId {
     HandleId(number.0)
 }
 
+/// Answers what is refused without a look, and counts it.
+fn refuse(call: KernelCall, why: Errno, reply: impl FnOnce(Errno)) {
+    PROCESS.kernel(call);
+    PROCESS.error(why.code());
+    reply(why);
+}
+
+/// The errno of a failure, counted: of replies that do not go through `answer`.
+fn told(error: &Error) -> Errno {
+    let errno = errno(error);
+    PROCESS.error(errno.code());
+    errno
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Each is an improvement that the mount works without.
@@ -102,10 +118,11 @@ impl Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
         let call = unless_killed(request.pid(), async move { fs.lookup(ino(parent), &name).await });
-        self.answer("lookup", parent, call, reply_entry(reply));
+        self.answer(KernelCall::Lookup, parent, call, reply_entry(reply));
     }
 
     fn forget(&self, _request: &Request, number: INodeNo, lookups: u64) {
+        PROCESS.kernel(KernelCall::Forget);
         self.fs.forget(ino(number), lookups);
     }
 
@@ -113,7 +130,7 @@ impl Filesystem for Adapter {
         let fs = Arc::clone(&self.fs);
         let call =
             unless_killed(request.pid(), async move { fs.getattr(ino(number), open.map(handle)).await });
-        self.answer("getattr", number, call, reply_attr(reply));
+        self.answer(KernelCall::Getattr, number, call, reply_attr(reply));
     }
 
     fn setattr(
@@ -148,11 +165,11 @@ impl Filesystem for Adapter {
                 request.pid(),
                 async move { fs.setattr(ino(number), open.map(handle), new).await },
             );
-        self.answer_in_its_time("setattr", number, call, reply_attr(reply));
+        self.answer_in_its_time(KernelCall::Setattr, number, call, reply_attr(reply));
     }
 
     fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
-        reply.error(Errno::EPERM);
+        refuse(KernelCall::Mkdir, Errno::EPERM, |errno| reply.error(errno));
     }
 
     fn mknod(
@@ -166,7 +183,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         if mode & libc::S_IFMT != libc::S_IFREG {
-            reply.error(Errno::EPERM);
+            refuse(KernelCall::Mknod, Errno::EPERM, |errno| reply.error(errno));
             return;
         }
         let (fs, name, maker) = (Arc::clone(&self.fs), name.to_owned(), process::thread_group(request.pid()));
@@ -176,17 +193,17 @@ impl Filesystem for Adapter {
             async move { fs.mknod(ino(parent), &name, maker).await },
             async move |entry| given_back.forget(entry.attr.ino, 1),
         );
-        self.answer_in_its_time("mknod", parent, call, reply_entry(reply));
+        self.answer_in_its_time(KernelCall::Mknod, parent, call, reply_entry(reply));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
         let call = even_if_killed(request.pid(), async move { fs.unlink(ino(parent), &name).await });
-        self.answer("unlink", parent, call, reply_empty(reply));
+        self.answer(KernelCall::Unlink, parent, call, reply_empty(reply));
     }
 
     fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EPERM);
+        refuse(KernelCall::Rmdir, Errno::EPERM, |errno| reply.error(errno));
     }
 
     fn rename(
@@ -201,14 +218,14 @@ impl Filesystem for Adapter {
     ) {
         let keep_existing = flags == RenameFlags::RENAME_NOREPLACE;
         if !keep_existing && !flags.is_empty() {
-            reply.error(Errno::EINVAL);
+            refuse(KernelCall::Rename, Errno::EINVAL, |errno| reply.error(errno));
             return;
         }
         let (fs, name, new_name) = (Arc::clone(&self.fs), name.to_owned(), new_name.to_owned());
         let call = even_if_killed(request.pid(), async move {
             fs.rename(ino(parent), &name, ino(new_parent), &new_name, keep_existing).await
         });
-        self.answer_in_its_time("rename", parent, call, reply_empty(reply));
+        self.answer_in_its_time(KernelCall::Rename, parent, call, reply_empty(reply));
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -242,7 +259,7 @@ impl Filesystem for Adapter {
         let fs = Arc::clone(&self.fs);
         let range = ByteRange::at(offset, u64::from(size));
         let call = unless_killed(request.pid(), async move { fs.read(handle(open), range).await });
-        self.answer_in_its_time("read", number, call, move |result| match result {
+        self.answer_in_its_time(KernelCall::Read, number, call, move |result| match result {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(errno(&error)),
         });
@@ -262,7 +279,7 @@ impl Filesystem for Adapter {
     ) {
         let (fs, data) = (Arc::clone(&self.fs), Bytes::copy_from_slice(data));
         let call = even_if_killed(request.pid(), async move { fs.write(handle(open), offset, data).await });
-        self.answer_in_its_time("write", number, call, move |result| match result {
+        self.answer_in_its_time(KernelCall::Write, number, call, move |result| match result {
             // A request has at most 16 MiB.
             Ok(written) => reply.written(written as u32),
             Err(error) => reply.error(errno(&error)),
@@ -279,6 +296,7 @@ impl Filesystem for Adapter {
     ) {
         let open = handle(open);
         if !self.fs.is_written(open) {
+            PROCESS.kernel(KernelCall::Flush);
             reply.ok();
             return;
         }
@@ -286,7 +304,7 @@ impl Filesystem for Adapter {
         let watch = ProcessWatch::new(request.pid(), &closer);
         let fs = Arc::clone(&self.fs);
         let call = async move { fs.flush(open, closer, watch).await };
-        self.answer_in_its_time("flush", number, call, reply_empty(reply));
+        self.answer_in_its_time(KernelCall::Flush, number, call, reply_empty(reply));
     }
 
     fn release(
@@ -305,7 +323,7 @@ impl Filesystem for Adapter {
             fs.release(handle(open)).await;
             Ok(())
         };
-        self.answer_in_its_time("release", number, call, reply_empty(reply));
+        self.answer_in_its_time(KernelCall::Release, number, call, reply_empty(reply));
     }
 
     fn fsync(
@@ -318,13 +336,13 @@ impl Filesystem for Adapter {
     ) {
         let fs = Arc::clone(&self.fs);
         let call = even_if_killed(request.pid(), async move { fs.fsync(handle(open)).await });
-        self.answer_in_its_time("fsync", number, call, reply_empty(reply));
+        self.answer_in_its_time(KernelCall::Fsync, number, call, reply_empty(reply));
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let fs = Arc::clone(&self.fs);
         let call = unless_killed(request.pid(), async move { fs.opendir(ino(number)).await });
-        self.answer("opendir", number, call, move |result| match result {
+        self.answer(KernelCall::Opendir, number, call, move |result| match result {
             Ok(open) => reply.opened(FileHandle(open.0), FopenFlags::empty()),
             Err(error) => reply.error(errno(&error)),
         });
@@ -338,11 +356,12 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        PROCESS.kernel(KernelCall::Readdir);
         for position in offset.. {
             let entry = match self.fs.dir_entry(handle(open), position) {
                 Ok(None) => break,
                 Ok(Some(entry)) => entry,
-                Err(error) => return reply.error(errno(&error)),
+                Err(error) => return reply.error(told(&error)),
             };
             if reply.add(INodeNo(entry.ino.0), position + 1, file_type(entry.kind), &*entry.name) {
                 break;
@@ -359,11 +378,12 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        PROCESS.kernel(KernelCall::Readdirplus);
         for position in offset.. {
             let listed = match self.fs.dir_entry(handle(open), position) {
                 Ok(None) => break,
                 Ok(Some(listed)) => listed,
-                Err(error) => return reply.error(errno(&error)),
+                Err(error) => return reply.error(told(&error)),
             };
             // What vanished since the directory was opened is left out.
             let Ok(entry) = self.fs.enter_listed(&listed) else { continue };
@@ -384,11 +404,13 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        PROCESS.kernel(KernelCall::Releasedir);
         self.fs.releasedir(handle(open));
         reply.ok();
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        PROCESS.kernel(KernelCall::Other);
         reply.ok();
     }
 
@@ -396,7 +418,7 @@ impl Filesystem for Adapter {
         const UNIT: u32 = 4096;
         let fs = Arc::clone(&self.fs);
         let call = unless_killed(request.pid(), async move { Ok(fs.statfs().await) });
-        self.answer("statfs", number, call, move |result| match result {
+        self.answer(KernelCall::Statfs, number, call, move |result| match result {
             Ok(figures) => {
                 let blocks = |bytes: u64| bytes / u64::from(UNIT);
                 let (total, free) = (blocks(figures.total), blocks(figures.free));
@@ -421,12 +443,12 @@ impl Filesystem for Adapter {
             libc::XATTR_CREATE => XattrMode::Create,
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => {
-                reply.error(Errno::EINVAL);
+                refuse(KernelCall::Setxattr, Errno::EINVAL, |errno| reply.error(errno));
                 return;
             }
         };
         let Some(name) = name.to_str().map(str::to_owned) else {
-            reply.error(Errno::EOPNOTSUPP);
+            refuse(KernelCall::Setxattr, Errno::EOPNOTSUPP, |errno| reply.error(errno));
             return;
         };
         let (fs, value, caller) = (Arc::clone(&self.fs), value.to_vec(), caller(request));
@@ -434,44 +456,46 @@ impl Filesystem for Adapter {
             fs.setxattr(ino(number), &name, value, mode, caller).await
         });
         // Its turn and its request have a deadline each.
-        self.answer_in_its_time("setxattr", number, call, reply_empty(reply));
+        self.answer_in_its_time(KernelCall::Setxattr, number, call, reply_empty(reply));
     }
 
     fn getxattr(&self, request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let Some(name) = name.to_str().map(str::to_owned) else {
-            reply.error(Errno::ENODATA);
+            refuse(KernelCall::Getxattr, Errno::ENODATA, |errno| reply.error(errno));
             return;
         };
         let fs = Arc::clone(&self.fs);
         let call = unless_killed(request.pid(), async move { fs.getxattr(ino(number), &name).await });
-        self.answer("getxattr", number, call, reply_xattr(reply, size));
+        self.answer(KernelCall::Getxattr, number, call, reply_xattr(reply, size));
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let fs = Arc::clone(&self.fs);
         let call = unless_killed(request.pid(), async move { fs.listxattr(ino(number)).await });
-        self.answer("listxattr", number, call, reply_xattr(reply, size));
+        self.answer(KernelCall::Listxattr, number, call, reply_xattr(reply, size));
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let Some(name) = name.to_str().map(str::to_owned) else {
-            reply.error(Errno::ENODATA);
+            refuse(KernelCall::Removexattr, Errno::ENODATA, |errno| reply.error(errno));
             return;
         };
         let (fs, caller) = (Arc::clone(&self.fs), caller(request));
         let call =
             even_if_killed(request.pid(), async move { fs.removexattr(ino(number), &name, caller).await });
-        self.answer_in_its_time("removexattr", number, call, reply_empty(reply));
+        self.answer_in_its_time(KernelCall::Removexattr, number, call, reply_empty(reply));
     }
 
     fn access(&self, _: &Request, _: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
         // Asked without default_permissions only: the mounter alone gets in, and operations refuse
         // by themselves.
+        PROCESS.kernel(KernelCall::Other);
         reply.ok();
     }
 
     fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
         // Holes of an image are not known: the kernel then takes all of it for data, and asks no more.
+        PROCESS.kernel(KernelCall::Other);
         reply.error(Errno::ENOSYS);
     }
 

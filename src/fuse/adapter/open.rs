@@ -13,6 +13,7 @@ use super::answer::{unless_killed, within};
 use crate::cache::Backing;
 use crate::error::{Error, Kind, Result};
 use crate::fs::{HandleId, ImageFs, OpenMode, Opened};
+use crate::metrics::KernelCall;
 
 /// How the kernel is to use a handle that is read through us.
 fn fopen_flags(opened: Opened) -> FopenFlags {
@@ -41,7 +42,7 @@ impl Adapter {
             let bypass = fs.bypass(opened.handle, look).await;
             Ok((opened, bypass, claim))
         };
-        self.answer_in_its_time("open", INodeNo(number.0), call, move |result| {
+        self.answer_in_its_time(KernelCall::Open, INodeNo(number.0), call, move |result| {
             let admitted = result.and_then(|(opened, bypass, claim)| {
                 let register = |file: &Backing| reply.open_backing(file);
                 Ok((opened, admission.admit(number, opened, bypass, claim, register)?))
@@ -78,7 +79,7 @@ impl Adapter {
             // The name was taken since the kernel looked: the file may be open by now.
             Ok((entry, opened, fs.bypass(opened.handle, false).await))
         };
-        self.answer("create", parent, call, move |result| {
+        self.answer(KernelCall::Create, parent, call, move |result| {
             let admitted = result.and_then(|(entry, opened, bypass)| {
                 let register = |file: &Backing| reply.open_backing(file);
                 let number = entry.attr.ino;

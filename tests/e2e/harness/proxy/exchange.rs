@@ -133,6 +133,7 @@ impl Exchange<'_> {
                 head.first = "HTTP/1.1 206 Partial Content".to_owned();
                 self.answer(head, &body)
             }
+            Fault::Date(date) => self.answer(head.with("date", date), &body),
             Fault::Short200 => self.answer(head, &body[..body.len() / 2]),
             Fault::Long => {
                 let mut client = self.client;

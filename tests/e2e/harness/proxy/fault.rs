@@ -31,6 +31,8 @@ pub enum Fault {
     Long,
     /// A 204 comes: there are no data. The server has not seen the request.
     Empty204,
+    /// The answer was made at this time, says its head.
+    Date(String),
     /// The answer is no JSON.
     Garbage,
     /// Each page of a list has a next one; those after the first have no image.
