@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::Soak;
 
-/// What a heap of the C library holds more after half an hour, in KiB, though no more of it is in use: small things that live
-/// keep the pages of large ones that are gone. It was 10 MiB after 157 GB of reads and 1630 uploads, and 1 to 2 MiB after two
-/// minutes; a loss of 400 bytes a read, or of 300 KiB an upload, is more in two minutes.
+/// What a heap of the C library may hold more at the end, in KiB, though no more of it is in use: small things that live keep
+/// the pages of large ones that are gone. It was 1 to 4 MiB after two minutes; a loss of 400 bytes a read, or of 300 KiB an
+/// upload, is more.
 const FRAGMENTED: u64 = 14 * 1024;
 
 /// Counters of a run, and the daemon that is watched.
@@ -63,6 +63,11 @@ impl Reading {
             descriptors: of(|one| one.descriptors),
             threads: of(|one| one.threads),
         }
+    }
+
+    /// The same without `bytes` of its memory that are blocks of images.
+    pub fn without(self, bytes: u64) -> Self {
+        Self { anonymous: self.anonymous.saturating_sub(bytes / 1024), ..self }
     }
 
     /// At rest the daemon takes no more descriptors and threads than it took, within 5 %.

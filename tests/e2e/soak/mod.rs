@@ -61,7 +61,7 @@ impl Soak {
         // Less cache and memory than images, so that blocks are evicted and fetched again all the time. A Glance that is
         // killed while it takes data leaves a record that never says more, which is waited for as long as the time-out.
         let mount = cloud.mount(
-            "--allow-delete --cache-size 96M --memory-limit 32M --metadata-ttl 2s --spool-size 256M --timeout 20s",
+            "--allow-delete --cache-size 96M --memory-limit 32M --metadata-ttl 2s --spool-size 256M --timeout 40s",
         );
         let images = Store::new(&cloud, mount.beside());
         let meter = Meter::of(mount.daemon().expect("a daemon"));
@@ -129,7 +129,9 @@ impl Soak {
             }
             self.over.store(true, Ordering::Relaxed);
         }
-        reading
+        // Images that are gone cannot be evicted: their blocks stay until others take their place.
+        let status = json(&sh!("{PROGRAM} status --json {}", self.mount));
+        reading.without(status["cache"]["memory_bytes"].as_u64().unwrap())
     }
 
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, seconds: u64) -> [Reading; 2] {
