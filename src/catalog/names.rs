@@ -1,8 +1,8 @@
 //! File names of images: an exact, reversible encoding, and who gets the plain name.
 //!
 //! Only what no file name can hold is percent-encoded: `/`, `%`, NUL and control bytes. `.` and `..`
-//! become `%2E` and `%2E%2E`; `.by-id` and `.glancefs` get `%2E` for their dot; a name that itself
-//! ends in `~` and 8 or more hex digits has that `~` written `%7E`, since this is how the second
+//! become `%2E` and `%2E%2E`; `.by-id`, `.glancefs` and `.nova-base` get `%2E` for their dot; a name that
+//! itself ends in `~` and 8 or more hex digits has that `~` written `%7E`, since this is how the second
 //! image of a name is told from the first. An image without a name is `%null~<id8>`, one with an
 //! empty name `%empty~<id8>`; neither can be the encoding of a name.
 
@@ -26,7 +26,7 @@ const GLANCE_NAME_MAX: usize = 255;
 const SHORT_ID: usize = 8;
 
 /// Names of the root that are not images.
-pub(super) const RESERVED: [&str; 2] = [".by-id", ".glancefs"];
+pub(super) const RESERVED: [&str; 3] = [".by-id", ".glancefs", ".nova-base"];
 
 /// The file name of an image called `name`, before anything is said about others of that name.
 pub fn encode(name: &str) -> String {
@@ -331,6 +331,7 @@ mod tests {
             ("...", "..."),
             (".by-id", "%2Eby-id"),
             (".glancefs", "%2Eglancefs"),
+            (".nova-base", "%2Enova-base"),
             (".hidden", ".hidden"),
             ("two\nlines\u{7f}", "two%0Alines%7F"),
             ("backup~deadbeef", "backup%7Edeadbeef"),

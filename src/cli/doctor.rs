@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Args};
 
-use super::args::{AccessArguments, CacheArguments, CloudArguments, MountArguments, UploadArguments};
+use super::args::{
+    AccessArguments, CacheArguments, CloudArguments, GuestsArguments, MountArguments, UploadArguments,
+};
 use super::merge;
 use super::trust::TrustArguments;
 use crate::config::{Environment, paths};
@@ -44,6 +46,9 @@ pub struct DoctorArguments {
     pub access: AccessArguments,
 
     #[command(flatten)]
+    pub guests: GuestsArguments,
+
+    #[command(flatten)]
     pub trust: TrustArguments,
 
     /// As in `MountArguments`.
@@ -70,7 +75,7 @@ pub(super) fn run(given: DoctorArguments, environment: &Environment) -> ExitCode
 fn order(given: DoctorArguments, environment: &Environment) -> Result<Order> {
     let (source, mountpoint) = places(&given.places)?;
     let mountpoint = mountpoint.map(|path| paths::resolve(&path)).transpose()?;
-    let DoctorArguments { cloud, cache, upload, access, trust, own_cloud, json, quiet, .. } = given;
+    let DoctorArguments { cloud, cache, upload, access, guests, trust, own_cloud, json, quiet, .. } = given;
     let arguments = MountArguments {
         source,
         mountpoint: mountpoint.clone().unwrap_or_default(),
@@ -78,6 +83,7 @@ fn order(given: DoctorArguments, environment: &Environment) -> Result<Order> {
         cache,
         upload,
         access,
+        guests,
         trust,
         foreground: false,
         log_file: None,

@@ -15,7 +15,7 @@ use super::trust;
 use crate::config::auth::{self, AuthOptions};
 use crate::config::{
     AccessConfig, AuthConfig, AuthMethod, CacheConfig, CatalogConfig, ClientCertificate, Config, Environment,
-    HttpConfig, Shown, SpoolConfig, Verify, Visibility, memory, paths,
+    GuestsConfig, HttpConfig, Shown, SpoolConfig, Verify, Visibility, memory, paths,
 };
 use crate::error::{Error, Kind, Result};
 use crate::manage::Connection;
@@ -86,6 +86,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
         access,
         passthrough: arguments.cache.passthrough,
         prefetch: arguments.cache.prefetch,
+        guests: GuestsConfig { hold: arguments.guests.hold, nova_base: arguments.guests.nova_base },
         trust,
     })
 }

@@ -3,6 +3,7 @@
 pub mod auth;
 mod environment;
 pub mod file;
+mod guests;
 pub mod memory;
 pub mod paths;
 mod trust;
@@ -17,6 +18,7 @@ use url::Url;
 use crate::reference::ImageReference;
 
 pub use environment::Environment;
+pub use guests::{GuestsConfig, Hold, NovaBase};
 pub use trust::{DirectConfig, DirectRoot, Inspect, TrustConfig, Verify};
 
 /// Everything a mount needs to know, after arguments, environment and files were merged and checked.
@@ -62,6 +64,8 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// When whole images are fetched that nobody asked for.
     pub prefetch: Prefetch,
+    /// What is done for virtual machines.
+    pub guests: GuestsConfig,
     /// How far image data are believed, and where they may come from besides Glance.
     pub trust: TrustConfig,
 }

@@ -28,6 +28,7 @@ impl ImageFs {
         keep_existing: bool,
     ) -> Result<()> {
         self.writable()?;
+        self.refuse_in_base(new_parent, new_name)?;
         if self.node(parent)? != Node::Root || self.node(new_parent)? != Node::Root {
             return Err(Error::new(Kind::NotPermitted, "images are renamed in the root directory only"));
         }
@@ -79,7 +80,8 @@ impl ImageFs {
         deleted
     }
 
-    /// Deletes an image, which `--allow-delete` permits, or forgets a file that is being written.
+    /// Deletes an image, which `--allow-delete` permits, or forgets a file that is being written. In `.nova-base` it
+    /// only drops what is cached.
     ///
     /// # Errors
     /// `NotFound`, `NotPermitted` (option missing, or protected), `Forbidden`, `Busy`, `ReadOnly`.
@@ -91,6 +93,7 @@ impl ImageFs {
                 let id = name.to_str().and_then(|name| name.parse().ok());
                 id.ok_or_else(|| Error::new(Kind::NotFound, "no such image"))?
             }
+            Node::NovaBase => return self.evict_base(name).await,
             _ => return Err(Error::new(Kind::NotPermitted, "these files cannot be removed")),
         };
         if let Some(file) = self.draft(&id) {

@@ -20,15 +20,15 @@ impl ImageFs {
             return Err(absent());
         }
         let node = self.node(ino)?;
-        let Node::Image(id) = node else { return self.directory_fact(&node, name).await };
-        if let Some(file) = self.unrecorded(&id) {
+        let Some(id) = node.image() else { return self.directory_fact(&node, name).await };
+        if let Some(file) = self.unrecorded(id) {
             if name == UPLOAD_PROGRESS {
                 let running = file.draft().running();
                 return running.map(|(sent, size)| format!("{sent}/{size}").into_bytes()).ok_or_else(absent);
             }
             return self.draft_record(&file).value(name);
         }
-        let image = self.image(&id).await?;
+        let image = self.image(id).await?;
         if name == PROFILE {
             let identity = self.identity(&image);
             return self.layers.readers.profile(&identity.digest, identity.size).await;
@@ -42,7 +42,8 @@ impl ImageFs {
         }
     }
 
-    /// The names of the extended attributes, each ended by NUL.
+    /// The names of the extended attributes, each ended by NUL. Of a file in `.nova-base` none, though each can be asked
+    /// for: an overlayfs copies all that are listed to its own disk, which may be too many for it.
     ///
     /// # Errors
     /// `ValueTooLarge` beyond 64 KiB.

@@ -44,6 +44,17 @@ impl Fixture {
         read_only: bool,
         trust: TrustConfig,
     ) -> Self {
+        Self::for_guests(allow_delete, allow_overwrite, read_only, trust, GuestsConfig::default()).await
+    }
+
+    /// The same with something done for virtual machines.
+    pub(super) async fn for_guests(
+        allow_delete: bool,
+        allow_overwrite: bool,
+        read_only: bool,
+        trust: TrustConfig,
+        guests: GuestsConfig,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let service = Arc::new(FakeService::default());
         let dynamic: Arc<dyn ImageService> = service.clone();
@@ -97,7 +108,7 @@ impl Fixture {
         let readers =
             Readers::new(cache.profiles_folder(), cache.disk_watch(), tokio::runtime::Handle::current());
         let layers = Layers { service: dynamic, catalog, cache, sources, readers, uploads };
-        let fs = ImageFs::new(layers, access, Prefetch::Off, trust);
+        let fs = ImageFs::new(layers, access, Prefetch::Off, guests, trust);
         Self { fs, service, folder }
     }
 }

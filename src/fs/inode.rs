@@ -27,6 +27,8 @@ impl Ino {
     pub const STATUS_JSON: Self = Self(8);
     /// `.glancefs/uploads.json`
     pub const UPLOADS: Self = Self(9);
+    /// `.nova-base`
+    pub const NOVA_BASE: Self = Self(10);
 
     /// Numbers below are for fixed files.
     const FIRST_DERIVED: u64 = 256;
@@ -48,6 +50,8 @@ pub enum Node {
     Root,
     /// `.by-id`: every image by id.
     ById,
+    /// `.nova-base`: images by the SHA-1 of their ids.
+    NovaBase,
     /// `.glancefs`
     Control,
     /// `.glancefs/images`
@@ -66,12 +70,22 @@ pub enum Node {
     Record(ImageId),
     /// An image, or one that is being written.
     Image(ImageId),
+    /// An image as Nova sees it, `.nova-base/<sha1>`: another file, with times of its own.
+    Base(ImageId),
 }
 
 impl Node {
     /// It has entries.
     pub(super) fn is_directory(&self) -> bool {
-        matches!(self, Self::Root | Self::ById | Self::Control | Self::Records)
+        matches!(self, Self::Root | Self::ById | Self::NovaBase | Self::Control | Self::Records)
+    }
+
+    /// The image that is read there.
+    pub(super) fn image(&self) -> Option<&ImageId> {
+        match self {
+            Self::Image(id) | Self::Base(id) => Some(id),
+            _ => None,
+        }
     }
 
     fn preferred(&self) -> Ino {
@@ -85,6 +99,8 @@ impl Node {
             Self::Metrics => Ino::METRICS,
             Self::StatusJson => Ino::STATUS_JSON,
             Self::Uploads => Ino::UPLOADS,
+            Self::NovaBase => Ino::NOVA_BASE,
+            Self::Base(id) => Ino::derived(b'b', id),
             Self::Image(id) => Ino::derived(b'i', id),
             Self::Record(id) => Ino::derived(b'r', id),
         }
@@ -101,6 +117,7 @@ impl Node {
             Ino::METRICS => Self::Metrics,
             Ino::STATUS_JSON => Self::StatusJson,
             Ino::UPLOADS => Self::Uploads,
+            Ino::NOVA_BASE => Self::NovaBase,
             _ => return None,
         })
     }

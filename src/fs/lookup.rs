@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::handle::{Handle, Listing};
+use super::nova::base_entry;
 use super::view::record_name;
 use super::{Attr, DirEntry, FileKind, HandleId, ImageFs, Ino, Invalidation, MISS_TTL, Node, lock};
 use crate::catalog::names::{self, NAME_MAX};
@@ -65,6 +66,7 @@ impl ImageFs {
                 self.known_or_shown(&id).await?;
                 Node::Image(id)
             }
+            Node::NovaBase => Node::Base(self.find_base(name).await?),
             Node::Records => {
                 let id = name.strip_suffix(".json").ok_or_else(not_found)?;
                 let id: ImageId = id.parse().map_err(|_| not_found())?;
@@ -106,6 +108,7 @@ impl ImageFs {
         match name {
             ".by-id" => return Some(Node::ById),
             ".glancefs" => return Some(Node::Control),
+            ".nova-base" if self.bases.is_on() => return Some(Node::NovaBase),
             _ => {}
         }
         let draft = names::decode(name).and_then(|wanted| self.draft_named(&wanted));
@@ -197,6 +200,10 @@ impl ImageFs {
                     _ => return Err(not_found()),
                 }
             }
+            Node::Base(id) => {
+                let image = self.known_base(id)?;
+                self.base_attr(ino, &image)
+            }
             _ => return Err(not_found()),
         })
     }
@@ -209,6 +216,7 @@ impl ImageFs {
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
         match handle.as_deref() {
             Some(Handle::Draft(open)) if open.file.is_open() => Ok(self.attributes.draft(ino, &open.file)),
+            Some(Handle::Image { image, vetted, .. }) if vetted.is_base() => Ok(self.base_attr(ino, image)),
             Some(Handle::Image { image, .. }) => Ok(self.attributes.image(ino, image)),
             Some(Handle::Record(record)) => Ok(self.attributes.record(ino, record.size())),
             _ => {
@@ -230,7 +238,14 @@ impl ImageFs {
 
     /// Asks the kernel to forget the names of an image, and with them its inode, unless something uses it.
     pub fn let_go(&self, ino: Ino) {
-        let Ok(Node::Image(id)) = self.node(ino) else { return };
+        let id = match self.node(ino) {
+            Ok(Node::Image(id)) => id,
+            Ok(Node::Base(id)) => {
+                let _ = self.invalidate.send(base_entry(&id));
+                return;
+            }
+            _ => return,
+        };
         let list = self.layers.catalog.snapshot();
         let names = list.names().iter().filter(|(_, named)| **named == id);
         let names = names.map(|(name, _)| Invalidation::Entry(Ino::ROOT, OsString::from(&**name)));
@@ -247,7 +262,7 @@ impl ImageFs {
     /// `NotDirectory`.
     pub async fn opendir(&self, ino: Ino) -> Result<HandleId> {
         let node = self.node(ino)?;
-        if matches!(node, Node::Root | Node::ById | Node::Records) {
+        if matches!(node, Node::Root | Node::ById | Node::NovaBase | Node::Records) {
             self.layers.catalog.refresh_if_stale().await;
         }
         let list = self.layers.catalog.snapshot();
@@ -275,6 +290,7 @@ impl ImageFs {
                 let entry = |id: &ImageId| (id.as_str().into(), Node::Image(id.clone()));
                 entries.extend(list.iter().map(|image| entry(&image.id)));
             }
+            Node::NovaBase => entries.extend(self.list_bases().await?),
             Node::Records => {
                 let entry = |id: &ImageId| (record_name(id).into(), Node::Record(id.clone()));
                 entries.extend(list.iter().map(|image| entry(&image.id)));

@@ -21,6 +21,9 @@ mod metadata;
 mod mode;
 #[cfg(test)]
 mod model_test;
+mod nova;
+#[cfg(test)]
+mod nova_test;
 mod open;
 mod replace;
 mod status;
@@ -57,7 +60,7 @@ pub use write::NewAttributes;
 
 use crate::cache::{Cache, ContentIdentity, Mismatch};
 use crate::catalog::Catalog;
-use crate::config::{AccessConfig, Prefetch, TrustConfig};
+use crate::config::{AccessConfig, GuestsConfig, Prefetch, TrustConfig};
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, ImageService};
 use crate::metrics::OpenCounters;
@@ -72,6 +75,7 @@ use draft::DraftFile;
 use facts::KeptUsage;
 use handle::Handles;
 use inode::Inodes;
+use nova::Bases;
 use turns::Turns;
 use vet::Vetting;
 use whole::Fills;
@@ -129,6 +133,7 @@ pub struct ImageFs {
     prefetch: Prefetch,
     fills: Fills,
     vetting: Vetting,
+    bases: Bases,
     attributes: Attributes,
     inodes: Mutex<Inodes>,
     handles: Handles,
@@ -159,9 +164,15 @@ pub struct ImageFs {
 }
 
 impl ImageFs {
-    /// The files of `layers`, as `access` wants them; `prefetch` says when they are read unasked, `trust` what is asked
-    /// of them first.
-    pub fn new(layers: Layers, access: AccessConfig, prefetch: Prefetch, trust: TrustConfig) -> Arc<Self> {
+    /// The files of `layers`, as `access` wants them; `prefetch` says when they are read unasked, `guests` what is
+    /// done for hypervisors, `trust` what is asked of images first.
+    pub fn new(
+        layers: Layers,
+        access: AccessConfig,
+        prefetch: Prefetch,
+        guests: GuestsConfig,
+        trust: TrustConfig,
+    ) -> Arc<Self> {
         let attributes = Attributes::new(access.clone(), layers.catalog.ttl());
         let events = Arc::new(Events::default());
         let told = Arc::clone(&events);
@@ -174,6 +185,7 @@ impl ImageFs {
             prefetch,
             fills: Fills::default(),
             vetting: Vetting::new(trust),
+            bases: Bases::new(guests.nova_base),
             attributes,
             inodes: Mutex::default(),
             handles: Handles::default(),
@@ -240,14 +252,18 @@ impl ImageFs {
     }
 
     /// An image turned out not to match its hash: the kernel must drop what it holds of it.
-    pub fn mismatched(&self, mismatch: &Mismatch) -> Invalidation {
+    pub fn mismatched(&self, mismatch: &Mismatch) -> Vec<Invalidation> {
         self.note_failure(&mismatch.image, &mismatch.what);
-        Invalidation::Data(self.ino_of(&mismatch.image))
+        self.inos_of(&mismatch.image).into_iter().map(Invalidation::Data).collect()
     }
 
-    /// The inode of an image.
-    pub fn ino_of(&self, image: &ImageId) -> Ino {
-        lock(&self.inodes).number(&Node::Image(image.clone()))
+    /// The inodes of an image: of itself, and of its file in `.nova-base` where the kernel knows it.
+    pub fn inos_of(&self, image: &ImageId) -> Vec<Ino> {
+        let inodes = lock(&self.inodes);
+        let base = inodes.number(&Node::Base(image.clone()));
+        let mut inos = vec![inodes.number(&Node::Image(image.clone()))];
+        inos.extend(inodes.is_known(base).then_some(base));
+        inos
     }
 
     /// An act that wants an option: without it one log line says which.

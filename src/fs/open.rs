@@ -63,6 +63,7 @@ impl ImageFs {
         let node = self.node(ino)?;
         let id = match node {
             Node::Image(id) => id,
+            Node::Base(id) => return self.open_base(&id, mode).await,
             Node::Record(id) if mode.write => {
                 self.writable()?;
                 let text = if mode.truncate { Bytes::new() } else { self.record_text(&id).await? };
@@ -106,17 +107,21 @@ impl ImageFs {
 
     /// The image of this id; one that was not active when it was listed is asked for again, so that
     /// a new image opens before the next listing.
-    async fn settled(&self, id: &ImageId) -> Result<Arc<Image>> {
+    pub(super) async fn settled(&self, id: &ImageId) -> Result<Arc<Image>> {
         let image = self.image(id).await?;
         if image.status == Status::Active { Ok(image) } else { self.shown_image(id).await }
     }
 
     fn open_image(&self, image: Arc<Image>) -> Result<Opened> {
+        self.open_vetted(image, Vetted::default())
+    }
+
+    /// Opens an image for reading, of which is asked what `vetted` says.
+    pub(super) fn open_vetted(&self, image: Arc<Image>, vetted: Vetted) -> Result<Opened> {
         readable(&image)?;
         let reader = self.reader(&image);
         reader.image().acquire();
         let wanted = self.wanted(&image, &reader);
-        let vetted = Vetted::default();
         let handle = self.handles.insert(Handle::Image { reader: Box::new(reader), image, wanted, vetted });
         Ok(Opened { handle, direct_io: false })
     }

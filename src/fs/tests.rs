@@ -250,7 +250,7 @@ async fn what_an_image_last_failed_with_outlives_its_handles() {
     let id = files.service.add("x", b"bytes");
     let ino = files.lookup("x").await.unwrap().attr.ino;
     let told = crate::cache::Mismatch { image: id, what: "image x does not match its hash".into() };
-    assert_eq!(files.fs.mismatched(&told), Invalidation::Data(ino));
+    assert_eq!(files.fs.mismatched(&told), [Invalidation::Data(ino)]);
     let last = files.fs.getxattr(ino, "user.glancefs.last_error").await.unwrap();
     assert_eq!(last, b"image x does not match its hash");
     let names = files.fs.listxattr(ino).await.unwrap();

@@ -70,7 +70,11 @@ impl Vetting {
 
 /// What a handle has passed.
 #[derive(Default)]
-pub(super) struct Vetted(OnceLock<Passed>);
+pub(super) struct Vetted {
+    passed: OnceLock<Passed>,
+    /// It was opened in `.nova-base`.
+    is_base: bool,
+}
 
 struct Passed {
     /// What all reads come from.
@@ -87,9 +91,20 @@ impl Passed {
 }
 
 impl Vetted {
+    /// Of a file in `.nova-base`. Nova looks into an image when it downloads it, which it does not do here, so what is only told
+    /// of elsewhere is refused.
+    pub(super) fn of_base() -> Self {
+        Self { is_base: true, ..Self::default() }
+    }
+
+    /// It was opened in `.nova-base`.
+    pub(super) fn is_base(&self) -> bool {
+        self.is_base
+    }
+
     /// The file that all reads of the handle come from.
     pub(super) fn file(&self) -> Option<&Backing> {
-        let passed = self.0.get().filter(|passed| !passed.given_up.load(Ordering::Relaxed))?;
+        let passed = self.passed.get().filter(|passed| !passed.given_up.load(Ordering::Relaxed))?;
         passed.file.as_ref()
     }
 
@@ -100,7 +115,7 @@ impl Vetted {
 
     /// A certificate of ours vouches for the image.
     pub(super) fn is_signed(&self) -> bool {
-        self.0.get().is_some_and(|passed| passed.signed)
+        self.passed.get().is_some_and(|passed| passed.signed)
     }
 }
 
@@ -114,7 +129,7 @@ impl ImageFs {
     pub async fn vet(&self, handle: HandleId) -> Result<()> {
         let handle = self.handles.get(handle)?;
         let Handle::Image { reader, image, vetted, .. } = &*handle else { return Ok(()) };
-        let passed = self.passes(reader, image).await.inspect_err(|error| {
+        let passed = self.passes(reader, image, vetted.is_base).await.inspect_err(|error| {
             warn!(image = %image.id, %error, "an open was refused");
             // What is unsafe was told when that was found out.
             if error.kind() != Kind::NotPermitted {
@@ -122,14 +137,14 @@ impl ImageFs {
             }
         })?;
         // Set once: a handle is vetted by the one who opened it.
-        let _ = vetted.0.set(passed);
+        let _ = vetted.passed.set(passed);
         Ok(())
     }
 
     /// A handle that nobody vetted gives nothing where something is asked of images.
     pub(super) fn check_vetted(&self, vetted: &Vetted) -> Result<()> {
-        match vetted.0.get() {
-            None if self.vetting.is_demanding() => {
+        match vetted.passed.get() {
+            None if self.vetting.is_demanding() || vetted.is_base => {
                 Err(Error::new(Kind::NotPermitted, "the image has not been looked at"))
             }
             _ => Ok(()),
@@ -139,7 +154,7 @@ impl ImageFs {
     /// Reads of the handle go on through us although its file failed; tells whether they may.
     pub(super) fn may_give_up(&self, vetted: &Vetted) -> bool {
         let may = self.vetting.trust.verify < Verify::Strict && vetted.is_direct();
-        if may && let Some(passed) = vetted.0.get() {
+        if may && let Some(passed) = vetted.passed.get() {
             passed.given_up.store(true, Ordering::Relaxed);
         }
         may
@@ -149,7 +164,7 @@ impl ImageFs {
     pub(super) async fn read_committed(&self, image: &Image, range: ByteRange) -> Result<Bytes> {
         let reader = self.reader(image);
         let file = match self.vetting.is_demanding() {
-            true => self.passes(&reader, image).await?.file,
+            true => self.passes(&reader, image, false).await?.file,
             false => None,
         };
         match file {
@@ -158,7 +173,7 @@ impl ImageFs {
         }
     }
 
-    async fn passes(&self, reader: &Reader, image: &Image) -> Result<Passed> {
+    async fn passes(&self, reader: &Reader, image: &Image, is_base: bool) -> Result<Passed> {
         let TrustConfig { verify, inspect, .. } = &self.vetting.trust;
         let store = match readable_size(image) {
             0 => None,
@@ -166,12 +181,12 @@ impl ImageFs {
         };
         match inspect {
             Inspect::Off => {}
-            Inspect::Warn => {
+            Inspect::Warn if !is_base => {
                 if let Some(file) = &store {
                     self.look_into(file, reader, image).await;
                 }
             }
-            Inspect::Deny => {
+            Inspect::Warn | Inspect::Deny => {
                 if let Some(danger) = self.verdict(reader, image, store.as_ref()).await? {
                     let why = format!("image {} is unsafe: {danger}", image.id);
                     return Err(Error::new(Kind::NotPermitted, why));

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use super::{ImageFs, Ino, Node, lock};
+use super::nova::base_entry;
+use super::{ImageFs, Ino};
 use crate::catalog::Snapshot;
 use crate::glance::Image;
 use crate::units::ImageId;
@@ -38,14 +39,18 @@ impl ImageFs {
             let Some(now) = now else {
                 found.push(Invalidation::Entry(Ino::BY_ID, image.id.as_str().into()));
                 found.push(Invalidation::Entry(Ino::RECORDS, record_name(&image.id).into()));
+                if self.bases.is_on() {
+                    found.push(base_entry(&image.id));
+                }
                 continue;
             };
             let content =
                 |image: &Image| (image.size, image.created_at, image.hash.clone(), image.checksum.clone());
             // For a moment each: operations wait for this lock.
-            let ino = lock(&self.inodes).number(&Node::Image(image.id.clone()));
             let same = content(now) == content(image);
-            found.push(if same { Invalidation::Attributes(ino) } else { Invalidation::Data(ino) });
+            for ino in self.inos_of(&image.id) {
+                found.push(if same { Invalidation::Attributes(ino) } else { Invalidation::Data(ino) });
+            }
         }
         found
     }

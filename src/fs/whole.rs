@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::handle::Handle;
-use super::{HandleId, ImageFs, Ino, Invalidation, Node, lock};
+use super::{HandleId, ImageFs, Ino, Invalidation, lock};
 use crate::blocking::blocking;
 use crate::cache::{CachedImage, Evicted, Verified};
 use crate::config::Prefetch;
@@ -220,10 +220,7 @@ impl ImageFs {
             let why = "only the user who mounted and root may drop images from the cache";
             return Err(Error::new(Kind::NotPermitted, why));
         }
-        match self.node(ino)? {
-            Node::Image(id) => Ok(id),
-            _ => Err(no_image()),
-        }
+        self.node(ino)?.image().cloned().ok_or_else(no_image)
     }
 
     /// Drops what is cached of an image. The kernel is told to drop it as well, shortly after. Who reads the
@@ -239,9 +236,10 @@ impl ImageFs {
         self.fills.stop(id);
         let evicted = self.layers.cache.evict(&self.identity(&image)).await?;
         info!(image = %id, freed = evicted.freed, "evicted");
-        // Nobody listening is fine: the mount is ending.
-        let ino = lock(&self.inodes).number(&Node::Image(id.clone()));
-        let _ = self.invalidate.send(Invalidation::Data(ino));
+        for ino in self.inos_of(id) {
+            // Nobody listening is fine: the mount is ending.
+            let _ = self.invalidate.send(Invalidation::Data(ino));
+        }
         Ok(evicted)
     }
 }

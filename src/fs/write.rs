@@ -52,6 +52,7 @@ impl ImageFs {
         opener: Option<ThreadGroup>,
     ) -> Result<(Entry, Opened)> {
         self.writable()?;
+        self.refuse_in_base(parent, name)?;
         if self.node(parent)? != Node::Root {
             return Err(Error::new(Kind::NotPermitted, "images are created in the root directory only"));
         }
@@ -228,6 +229,9 @@ impl ImageFs {
     /// `NotPermitted`; `ReadOnly`; `NoSpace`.
     pub async fn setattr(&self, ino: Ino, handle: Option<HandleId>, new: NewAttributes) -> Result<Attr> {
         self.writable()?;
+        if let Node::Base(id) = self.node(ino)? {
+            return self.set_base_attr(ino, &id, new);
+        }
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
         if let (Some(Handle::Record(record)), Some(size)) = (handle.as_deref(), new.size) {
             record.truncate(size)?;
@@ -373,7 +377,12 @@ impl ImageFs {
     pub async fn release(self: &Arc<Self>, handle: HandleId) {
         let Some(handle) = self.handles.remove(handle) else { return };
         match &*handle {
-            Handle::Image { reader, .. } => reader.image().release(),
+            Handle::Image { reader, image, vetted, .. } => {
+                if vetted.is_base() {
+                    self.bases.used(&image.id, SystemTime::now());
+                }
+                reader.image().release();
+            }
             Handle::Draft(DraftHandle { file, writer: Some(writer) }) => {
                 if !file.remove_writer() || !file.is_open() {
                     self.drop_ended(file);

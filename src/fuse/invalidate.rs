@@ -50,7 +50,7 @@ pub(super) async fn run(
                 Err(RecvError::Closed) => return,
             },
             mismatch = mismatches.recv() => match mismatch {
-                Ok(one) => vec![fs.mismatched(&one)],
+                Ok(one) => fs.mismatched(&one),
                 Err(RecvError::Lagged(missed)) => {
                     warn!(missed, "the kernel may hold data of images that do not match their hash");
                     continue;
@@ -58,7 +58,7 @@ pub(super) async fn run(
                 Err(RecvError::Closed) => return,
             },
             proof = proofs.recv() => match proof {
-                Ok(image) => passthrough.outdated_pages(&image).into_iter().collect(),
+                Ok(image) => passthrough.outdated_pages(&image),
                 // The next open drops its pages.
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return,

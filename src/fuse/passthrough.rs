@@ -186,9 +186,10 @@ impl Passthrough {
     /// What the kernel should drop once an image is proven: the pages that it read through us. The next open
     /// goes past us and would have to drop them first (65 ms for 1 GiB); the cache file's own pages serve
     /// from then on, and memory holds the bytes once. Pages of an open file stay.
-    pub(super) fn outdated_pages(&self, image: &ImageId) -> Option<Invalidation> {
-        let ino = self.fs.ino_of(image);
-        (self.is_worth_a_look(ino) && self.fs.is_known(ino)).then_some(Invalidation::Data(ino))
+    pub(super) fn outdated_pages(&self, image: &ImageId) -> Vec<Invalidation> {
+        let inos = self.fs.inos_of(image).into_iter();
+        let outdated = inos.filter(|ino| self.is_worth_a_look(*ino) && self.fs.is_known(*ino));
+        outdated.map(Invalidation::Data).collect()
     }
 
     /// RELEASE: the kernel no longer counts a handle.

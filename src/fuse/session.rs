@@ -191,7 +191,11 @@ async fn layers(config: &Config, cache: Cache) -> Result<(Arc<ImageFs>, Arc<Cata
         Readers::new(cache.profiles_folder(), cache.disk_watch(), tokio::runtime::Handle::current());
     let layers =
         Layers { service, catalog: Arc::clone(&catalog), cache, sources, readers, uploads: uploads.clone() };
-    Ok((ImageFs::new(layers, config.access.clone(), config.prefetch, config.trust.clone()), catalog, uploads))
+    Ok((
+        ImageFs::new(layers, config.access.clone(), config.prefetch, config.guests, config.trust.clone()),
+        catalog,
+        uploads,
+    ))
 }
 
 /// The one image that is to be mounted. Where no server answers, an id is believed, after no longer a wait than the

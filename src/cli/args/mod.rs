@@ -11,6 +11,7 @@
 mod access;
 mod cache;
 mod cloud;
+mod guests;
 mod on_mount;
 mod upload;
 
@@ -25,6 +26,7 @@ use crate::units;
 pub use access::AccessArguments;
 pub use cache::CacheArguments;
 pub use cloud::{CloudArguments, LoginArguments};
+pub use guests::GuestsArguments;
 pub use on_mount::{
     EvictArguments, OnMountArguments, PrefetchArguments, ProfileCommand, StatusArguments, UmountArguments,
     UploadsArguments, UploadsCommand,
@@ -140,6 +142,9 @@ pub struct MountArguments {
 
     #[command(flatten)]
     pub access: AccessArguments,
+
+    #[command(flatten)]
+    pub guests: GuestsArguments,
 
     #[command(flatten)]
     pub trust: TrustArguments,
