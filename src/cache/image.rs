@@ -219,7 +219,8 @@ impl CachedImage {
         self.key
     }
 
-    pub(super) fn size(&self) -> u64 {
+    /// How many bytes it has.
+    pub fn size(&self) -> u64 {
         self.identity.size
     }
 

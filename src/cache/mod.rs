@@ -4,7 +4,7 @@
 //! starts one (`flight`, `transfer`). What arrives goes to the waiters and to memory at once, and to the
 //! disk behind their back (`writer`). The whole image is hashed once, as its blocks come (`follow`) and
 //! when it is complete (`verify`); the read that completes it waits for the outcome (`hold`).
-//! `fill` brings blocks that nobody waits for yet, `whole` all of an image, and drops it.
+//! `fill` brings blocks that nobody waits for yet, `whole` all of an image, and drops it; `keep` forbids that.
 //!
 //! Locks, in the order in which they may be taken: an image's flights, then memory. All others are
 //! leaves. None is held across an await or a disk operation, except those of the disk layer, which are
@@ -25,6 +25,7 @@ mod hold;
 mod identity;
 mod image;
 mod inspect;
+mod keep;
 mod memory;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -64,6 +65,7 @@ pub use self::demand::Found;
 pub use self::identity::{ContentIdentity, Digest, Key, Verified};
 pub use self::image::CachedImage;
 pub use self::inspect::{Inspection, inspect};
+pub use self::keep::Kept;
 pub use self::verify::Mismatch;
 pub use self::whole::{Evicted, Holding, Usage};
 
@@ -128,6 +130,7 @@ struct Core {
     verify_wait: Option<Duration>,
     follower: Follower,
     images: Mutex<HashMap<Key, Weak<CachedImage>>>,
+    kept: Mutex<keep::KeptImages>,
     counters: CacheCounters,
     mismatches: broadcast::Sender<Mismatch>,
     /// Images of which the whole was proven just now.
@@ -155,6 +158,7 @@ impl Cache {
             verify_wait: config.verify_wait,
             follower: Follower::start(),
             images: Mutex::default(),
+            kept: Mutex::default(),
             counters: CacheCounters::default(),
             mismatches: broadcast::Sender::new(MISMATCHES_KEPT),
             proofs: broadcast::Sender::new(PROOFS_KEPT),

@@ -76,7 +76,7 @@ impl CachedImage {
         if all.iter().all(|block| disk.has(block)) {
             return Ok(());
         }
-        self.fits().await?;
+        self.fits(0).await?;
         for _ in 0..ROUNDS {
             self.fill(vec![all], at_once).await?;
             self.stream(all).await?;
@@ -132,18 +132,23 @@ impl CachedImage {
         Ok(())
     }
 
-    /// It is no larger than what the cache may hold.
-    async fn fits(&self) -> Result<()> {
+    /// It is no larger than what the cache may hold beside `others`, the bytes of images that stay there.
+    pub(super) async fn fits(&self, others: u64) -> Result<()> {
         let core = Arc::clone(self.core());
         let looked = self.core().on_disk_thread(move || core.space.occupied(&core.folder)).await;
         let Some(looked) = looked else { return Ok(()) };
         let (_, most) = looked.map_err(|error| Error::io("looking at the cache", error))?;
         let size = self.size();
-        if size <= most {
+        let needed = size.saturating_add(others);
+        if needed <= most {
             return Ok(());
         }
-        let (shown, limit) = (human_bytes(size), self.core().space.limit());
-        let message = match size > limit {
+        let limit = self.core().space.limit();
+        let shown = match others {
+            0 => human_bytes(size),
+            _ => format!("{}, beside {} that are held,", human_bytes(size), human_bytes(others)),
+        };
+        let message = match needed > limit {
             true => format!(
                 "it has {shown} and the cache may hold {}: mount with a larger --cache-size",
                 ByteSize(limit)
@@ -193,7 +198,7 @@ impl Cache {
             match evicting.await.ok_or_else(gone)?.map_err(failed)? {
                 Some(Some(freed)) => break freed,
                 Some(None) => {
-                    let why = "the image is read straight from the cache: close it first";
+                    let why = "the image is held, or read straight from the cache: close it first";
                     return Err(Error::new(Kind::Busy, why));
                 }
                 None if Instant::now() > deadline => {

@@ -1,6 +1,7 @@
 //! Renaming and removing images.
 
 use std::ffi::OsStr;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tracing::{info, warn};
@@ -85,7 +86,7 @@ impl ImageFs {
     ///
     /// # Errors
     /// `NotFound`, `NotPermitted` (option missing, or protected), `Forbidden`, `Busy`, `ReadOnly`.
-    pub async fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
+    pub async fn unlink(self: &Arc<Self>, parent: Ino, name: &OsStr) -> Result<()> {
         self.writable()?;
         let id = match self.node(parent)? {
             Node::Root => self.image_in_root(name).await?,

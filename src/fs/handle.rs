@@ -15,6 +15,7 @@ use super::{FileKind, Ino, Node};
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::read::Reader;
+use crate::units::ImageId;
 
 /// The number of an open file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,8 +86,18 @@ impl Handles {
         self.open.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// The images that are open, also those that are gone.
+    pub(super) fn images(&self) -> HashMap<ImageId, Arc<Image>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let image = |handle: &Arc<Handle>| match &**handle {
+            Handle::Image { image, .. } => Some((image.id.clone(), Arc::clone(image))),
+            _ => None,
+        };
+        open.values().filter_map(image).collect()
+    }
+
     /// An open handle on this image, for what must be told of it after it was deleted.
-    pub(super) fn on_image(&self, id: &crate::units::ImageId) -> Option<Arc<Handle>> {
+    pub(super) fn on_image(&self, id: &ImageId) -> Option<Arc<Handle>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         open.values()
             .find(|handle| matches!(&***handle, Handle::Image { image, .. } if image.id == *id))

@@ -60,7 +60,7 @@ pub use write::NewAttributes;
 
 use crate::cache::{Cache, ContentIdentity, Mismatch};
 use crate::catalog::Catalog;
-use crate::config::{AccessConfig, GuestsConfig, Prefetch, TrustConfig};
+use crate::config::{AccessConfig, GuestsConfig, Hold, Prefetch, TrustConfig};
 use crate::error::{Error, Kind, Result};
 use crate::glance::{Image, ImageService};
 use crate::metrics::OpenCounters;
@@ -131,6 +131,7 @@ pub struct ImageFs {
     layers: Layers,
     access: AccessConfig,
     prefetch: Prefetch,
+    hold: Hold,
     fills: Fills,
     vetting: Vetting,
     bases: Bases,
@@ -183,6 +184,7 @@ impl ImageFs {
         Arc::new(Self {
             access,
             prefetch,
+            hold: guests.hold,
             fills: Fills::default(),
             vetting: Vetting::new(trust),
             bases: Bases::new(guests.nova_base),

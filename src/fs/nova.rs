@@ -17,7 +17,7 @@
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA1_OUTPUT_LEN, digest};
 use imbl::OrdMap;
@@ -38,6 +38,10 @@ use crate::units::ImageId;
 /// Images whose last use is remembered. A host runs guests of a few hundred; who is forgotten counts as used when the mount
 /// began.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// How often an eviction is tried that the kernel is in the way of. It lets go of a file some 5 to 10 s after its last close.
+const LET_GO_TRIES: u32 = 30;
+const LET_GO_PAUSE: Duration = Duration::from_secs(1);
 
 /// The SHA-1 of an id: a name, no proof of anything.
 type Digest = [u8; SHA1_OUTPUT_LEN];
@@ -214,15 +218,40 @@ impl ImageFs {
 
     /// Drops what is cached of an image, as Nova does with what no instance uses.
     ///
+    /// The kernel holds a file that is read past us for a while after its last close, and cannot let go of it before this
+    /// unlink is answered: then the eviction comes behind, unless the image is opened meanwhile.
+    ///
     /// # Errors
     /// `NotFound`; `Busy` while it is open; those of the eviction.
-    pub(super) async fn evict_base(&self, name: &OsStr) -> Result<()> {
+    pub(super) async fn evict_base(self: &Arc<Self>, name: &OsStr) -> Result<()> {
         let name = name.to_str().ok_or_else(not_found)?;
         let id = self.find_base(name).await?;
         if self.handles.on_image(&id).is_some() {
             return Err(Error::new(Kind::Busy, format!("image {id} is open")));
         }
-        self.evict(&id).await.map(|_| ())
+        match self.evict(&id).await {
+            Err(error) if error.kind() == Kind::Busy => {
+                let fs = Arc::clone(self);
+                tokio::spawn(async move { fs.evict_later(&id).await });
+                Ok(())
+            }
+            evicted => evicted.map(|_| ()),
+        }
+    }
+
+    async fn evict_later(&self, id: &ImageId) {
+        for _ in 0..LET_GO_TRIES {
+            tokio::time::sleep(LET_GO_PAUSE).await;
+            if self.handles.on_image(id).is_some() {
+                return;
+            }
+            match self.evict(id).await {
+                Err(error) if error.kind() == Kind::Busy => {}
+                // Told where it happened.
+                _ => return,
+            }
+        }
+        warn!(image = %id, "what Nova removed is still in the cache: another process reads it, or the kernel holds it");
     }
 
     /// Nothing is made here, and a person shall know what Nova lacks.

@@ -101,6 +101,8 @@ struct Cached {
     source: &'static str,
     open: bool,
     filling: bool,
+    /// All of it stays here for as long as it is open (`--hold open`).
+    held: bool,
 }
 
 impl Status {
@@ -174,10 +176,11 @@ impl fmt::Display for Status {
             let [cached, size] = [image.cached_bytes, image.size].map(human_bytes);
             // Rounded down: 100 is all of it.
             let percent = u128::from(image.cached_bytes) * 100 / u128::from(image.size.max(1));
-            let used = match (image.filling, image.open) {
-                (true, _) => "filling",
-                (false, true) => "open",
-                (false, false) => "",
+            let used = match image {
+                Cached { filling: true, .. } => "filling",
+                Cached { held: true, .. } => "held",
+                Cached { open: true, .. } => "open",
+                _ => "",
             };
             let name = image.name.as_deref().unwrap_or(&image.id);
             let (verified, source) = (image.verified, image.source);
@@ -197,12 +200,12 @@ impl ImageFs {
     /// `Io` of the cache disk.
     pub(super) async fn status(&self) -> Result<Status> {
         let list = self.layers.catalog.snapshot();
-        let unlisted: Vec<Arc<Image>> =
-            lock(&self.unlisted).iter().map(|(_, (image, _))| Arc::clone(image)).collect();
+        let mut unlisted = self.handles.images();
+        unlisted.extend(lock(&self.unlisted).iter().map(|(id, (image, _))| (id.clone(), Arc::clone(image))));
         let (service, cache, listed) =
             (Arc::clone(&self.layers.service), self.layers.cache.clone(), Arc::clone(&list));
         let (usage, held) = blocking(move || {
-            let unlisted = unlisted.iter().filter(|image| listed.get(&image.id).is_none());
+            let unlisted = unlisted.values().filter(|image| listed.get(&image.id).is_none());
             let images = listed.iter().chain(unlisted).map(|image| {
                 let identity = ContentIdentity::of(image, service.cloud_key(), service.project_id());
                 (Arc::clone(image), identity)
@@ -292,6 +295,7 @@ impl ImageFs {
                 source: source.word(),
                 open: open.is_some(),
                 filling: self.fills.is_running(&image.id),
+                held: self.fills.is_held(&image.id),
             }
         };
         let mut shown: Vec<Cached> = held.iter().map(show).collect();

@@ -259,7 +259,7 @@ impl ImageFs {
             if let Some(file) = cached.backing().await {
                 return Ok(file);
             }
-            let fill = self.fills.of(&image.id, cached, Wish::Asked);
+            let fill = self.fills.of(&image.id, cached, Wish::Asked, &self.events);
             if fill.outcome().await? == Verified::None {
                 return Err(Error::new(Kind::Integrity, "it could not be compared with its hash"));
             }

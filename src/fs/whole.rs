@@ -4,23 +4,27 @@
 //! process, the fill stops and what came stays.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::info;
+use tracing::{debug, info, warn};
 
+use super::control::Events;
 use super::handle::Handle;
 use super::{HandleId, ImageFs, Ino, Invalidation, lock};
 use crate::blocking::blocking;
-use crate::cache::{CachedImage, Evicted, Verified};
-use crate::config::Prefetch;
+use crate::cache::{CachedImage, Evicted, Kept, Verified};
+use crate::config::{Hold, Prefetch};
 use crate::error::{Error, Kind, Result};
 use crate::glance::Image;
 use crate::ioctl::{Progress, Stage};
 use crate::read::Reader;
-use crate::units::ImageId;
+use crate::units::{ImageId, human_bytes};
+
+/// Between two tries to complete an image that is held while no server answers; each has tried for `--timeout` by then.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// Who wants an image to be filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +33,8 @@ pub(super) enum Wish {
     Asked,
     /// Nobody: it was opened (`--prefetch open`).
     Opened,
+    /// A guest, that shall not lose its disk when the image is deleted (`--hold open`).
+    Held,
 }
 
 impl Wish {
@@ -36,7 +42,7 @@ impl Wish {
     fn at_once(self) -> usize {
         match self {
             Self::Asked => 4,
-            Self::Opened => 2,
+            Self::Opened | Self::Held => 2,
         }
     }
 
@@ -45,7 +51,7 @@ impl Wish {
     fn delay(self) -> Duration {
         match self {
             Self::Asked => Duration::ZERO,
-            Self::Opened => Duration::from_secs(2),
+            Self::Opened | Self::Held => Duration::from_secs(2),
         }
     }
 }
@@ -63,34 +69,58 @@ enum State {
 pub(super) struct Fill {
     cached: Arc<CachedImage>,
     state: watch::Receiver<State>,
+    /// Of a held one, from before the first block is fetched.
+    kept: Arc<OnceLock<Kept>>,
     task: AbortOnDropHandle<()>,
 }
 
 impl Fill {
-    fn begin(id: ImageId, cached: Arc<CachedImage>, wish: Wish) -> Self {
+    fn begin(id: ImageId, cached: Arc<CachedImage>, wish: Wish, events: Arc<Events>) -> Self {
         let (sender, state) = watch::channel(State::Filling);
         let image = Arc::clone(&cached);
+        let kept = Arc::new(OnceLock::new());
+        let keeping = Arc::clone(&kept);
         let task = tokio::spawn(async move {
             tokio::time::sleep(wish.delay()).await;
             let outcome = async {
-                image.complete(wish.at_once()).await?;
+                match wish {
+                    Wish::Held => hold(&image, &keeping, wish.at_once()).await?,
+                    Wish::Asked | Wish::Opened => image.complete(wish.at_once()).await?,
+                }
                 sender.send_replace(State::Verifying);
                 image.proof().await
             };
             let end = match outcome.await {
-                Ok(proof) => State::Done(proof),
+                Ok(proof) => {
+                    if wish == Wish::Held {
+                        info!(image = %id, "the image is held: all of it is in the cache");
+                    }
+                    State::Done(proof)
+                }
                 Err(error) => {
-                    info!(image = %id, %error, ?wish, "the image was not filled");
+                    match wish {
+                        Wish::Held => {
+                            let text = not_held(&id, &image, &error);
+                            warn!(image = %id, "{text}");
+                            events.note(text);
+                        }
+                        _ => info!(image = %id, %error, ?wish, "the image was not filled"),
+                    }
                     State::Failed(error.kind(), error.to_string().into())
                 }
             };
             sender.send_replace(end);
         });
-        Self { cached, state, task: AbortOnDropHandle::new(task) }
+        Self { cached, state, kept, task: AbortOnDropHandle::new(task) }
     }
 
     fn is_over(&self) -> bool {
         self.task.is_finished() || matches!(*self.state.borrow(), State::Done(_) | State::Failed(..))
+    }
+
+    /// All of it is here, and stays.
+    fn is_held(&self) -> bool {
+        self.kept.get().is_some() && matches!(*self.state.borrow(), State::Done(_))
     }
 
     /// How it ends.
@@ -123,6 +153,33 @@ impl Fill {
     }
 }
 
+/// Brings all of an image to the cache, of which nothing leaves it from now on. Servers that are away are waited for as long as
+/// the image is open.
+async fn hold(image: &Arc<CachedImage>, kept: &OnceLock<Kept>, at_once: usize) -> Result<()> {
+    // Nobody else sets it.
+    let _ = kept.set(image.keep().await?);
+    loop {
+        match image.complete(at_once).await {
+            Err(error) if error.kind().is_transient() => {
+                debug!(%error, "an image that is held is not complete yet");
+                tokio::time::sleep(AGAIN).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What a person is told of an open image that does not outlive its deletion.
+fn not_held(id: &ImageId, image: &CachedImage, error: &Error) -> String {
+    if error.kind() != Kind::NotFound {
+        return format!("image {id} is open and not held: {error}");
+    }
+    let [here, size] = [image.cached_bytes(), image.size()].map(human_bytes);
+    format!(
+        "image {id} was deleted while it is open: {here} of {size} are here and stay, reads of the rest give ESTALE"
+    )
+}
+
 /// Every fill that some handle wants. Its lock is a leaf.
 #[derive(Default)]
 pub(super) struct Fills {
@@ -131,15 +188,25 @@ pub(super) struct Fills {
 
 impl Fills {
     /// The fill of this image, begun unless one is under way.
-    pub(super) fn of(&self, id: &ImageId, cached: &Arc<CachedImage>, wish: Wish) -> Arc<Fill> {
+    pub(super) fn of(
+        &self,
+        id: &ImageId,
+        cached: &Arc<CachedImage>,
+        wish: Wish,
+        events: &Arc<Events>,
+    ) -> Arc<Fill> {
         let mut running = lock(&self.running);
         running.retain(|_, fill| fill.strong_count() > 0);
         let known = running.get(&(id.clone(), wish)).and_then(Weak::upgrade);
         // An image that did not match its hash is another one when it is opened again.
-        if let Some(fill) = known.filter(|fill| !fill.is_over() && Arc::ptr_eq(&fill.cached, cached)) {
+        let serves = |fill: &Arc<Fill>| {
+            let is_there = !fill.is_over() || fill.is_held();
+            is_there && Arc::ptr_eq(&fill.cached, cached)
+        };
+        if let Some(fill) = known.filter(serves) {
             return fill;
         }
-        let fill = Arc::new(Fill::begin(id.clone(), Arc::clone(cached), wish));
+        let fill = Arc::new(Fill::begin(id.clone(), Arc::clone(cached), wish, Arc::clone(events)));
         running.insert((id.clone(), wish), Arc::downgrade(&fill));
         fill
     }
@@ -158,7 +225,19 @@ impl Fills {
     pub(super) fn is_running(&self, id: &ImageId) -> bool {
         let running = lock(&self.running);
         let of = |wish| running.get(&(id.clone(), wish)).and_then(Weak::upgrade);
-        [Wish::Asked, Wish::Opened].into_iter().filter_map(of).any(|fill| !fill.is_over())
+        [Wish::Asked, Wish::Opened, Wish::Held].into_iter().filter_map(of).any(|fill| !fill.is_over())
+    }
+
+    /// All of the image is here, and stays.
+    pub(super) fn is_held(&self, id: &ImageId) -> bool {
+        let held = lock(&self.running).get(&(id.clone(), Wish::Held)).and_then(Weak::upgrade);
+        held.is_some_and(|fill| fill.is_held())
+    }
+
+    /// What is here of the image stays.
+    fn is_kept(&self, id: &ImageId) -> bool {
+        let held = lock(&self.running).get(&(id.clone(), Wish::Held)).and_then(Weak::upgrade);
+        held.is_some_and(|fill| fill.kept.get().is_some())
     }
 }
 
@@ -172,8 +251,13 @@ pub(super) struct Wanted {
 impl ImageFs {
     /// What a new handle on an image wants of it.
     pub(super) fn wanted(&self, image: &Image, reader: &Reader) -> Wanted {
-        let fill = || self.fills.of(&image.id, reader.image(), Wish::Opened);
-        Wanted { _opened: (self.prefetch == Prefetch::Open).then(fill), asked: Mutex::default() }
+        let wish = match (self.hold, self.prefetch) {
+            (Hold::Open, _) => Some(Wish::Held),
+            (Hold::Off, Prefetch::Open) => Some(Wish::Opened),
+            (Hold::Off, Prefetch::Off) => None,
+        };
+        let fill = |wish| self.fills.of(&image.id, reader.image(), wish, &self.events);
+        Wanted { _opened: wish.map(fill), asked: Mutex::default() }
     }
 
     /// Begins to bring all of an open image into the cache; it ends with the handle.
@@ -185,7 +269,7 @@ impl ImageFs {
             Handle::Image { reader, image, wanted, .. } => {
                 let mut asked = lock(&wanted.asked);
                 if asked.as_ref().is_none_or(|fill| fill.is_over()) {
-                    *asked = Some(self.fills.of(&image.id, reader.image(), Wish::Asked));
+                    *asked = Some(self.fills.of(&image.id, reader.image(), Wish::Asked, &self.events));
                 }
                 Ok(())
             }
@@ -227,10 +311,13 @@ impl ImageFs {
     /// image goes on, from the server.
     ///
     /// # Errors
-    /// `Busy`: it is being written, or programs read it past us; those of the cache disk.
+    /// `Busy`: it is being written, it is held, or programs read it past us; those of the cache disk.
     pub async fn evict(&self, id: &ImageId) -> Result<Evicted> {
         if self.draft(id).is_some() {
             return Err(Error::new(Kind::Busy, "the image is being written"));
+        }
+        if self.fills.is_kept(id) {
+            return Err(Error::new(Kind::Busy, "the image is open and held (--hold open)"));
         }
         let image = self.image(id).await?;
         self.fills.stop(id);

@@ -468,10 +468,24 @@ impl Files {
         // Only now does it stay as it is. Entries are cleared before blocks are freed, so both are looked
         // at: the clock of a file may be too coarse to tell two changes apart.
         self.refresh(BlockRange::of_image(self.header.size))?;
-        let ours = self.data.metadata()?;
-        let named = data.metadata()?;
-        let same = (ours.dev(), ours.ino()) == (named.dev(), named.ino()) && named.len() == self.header.size;
-        Ok((same && self.proven() != Verified::None).then_some(data))
+        Ok((self.is_data(&data)? && self.proven() != Verified::None).then_some(data))
+    }
+
+    /// The data file, opened anew; nobody frees any of it until the last duplicate of that descriptor is closed. `None`:
+    /// somebody makes room just now, or the file has been replaced.
+    pub(crate) fn lock_extents(&self, folder: &Folder) -> io::Result<Option<File>> {
+        let Some(data) = folder.open_image(self.key(), Part::Data, OFlags::RDONLY)? else { return Ok(None) };
+        if !try_lock(&data, FlockOperation::NonBlockingLockShared)? {
+            return Ok(None);
+        }
+        self.refresh(BlockRange::of_image(self.header.size))?;
+        Ok(self.is_data(&data)?.then_some(data))
+    }
+
+    /// `data` is the data file of these, and no other that took its name.
+    fn is_data(&self, data: &File) -> io::Result<bool> {
+        let (ours, named) = (self.data.metadata()?, data.metadata()?);
+        Ok((ours.dev(), ours.ino()) == (named.dev(), named.ino()) && named.len() == self.header.size)
     }
 
     /// All of it was used, past us. Never waits.

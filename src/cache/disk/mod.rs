@@ -216,6 +216,23 @@ impl DiskImage {
         Ok(None)
     }
 
+    /// Keeps every block where it is until the files are closed, also those that come; `None`: somebody makes room just now.
+    pub(super) fn lock_extents(&self) -> io::Result<Option<Vec<File>>> {
+        let mut locked = Vec::new();
+        if let Some(shared) = &self.shared {
+            let Some(file) = shared.lock_extents(&self.folder)? else { return Ok(None) };
+            locked.push(file);
+            if shared.is_complete() {
+                return Ok(Some(locked));
+            }
+        }
+        let own = self.open_own(true).map_err(io::Error::other)?;
+        let Some(own) = own else { return Ok(None) };
+        let Some(file) = own.lock_extents(&self.folder)? else { return Ok(None) };
+        locked.push(file);
+        Ok(Some(locked))
+    }
+
     /// The image may have been read past us until now. Never waits.
     pub(super) fn touch_pinned(&self) {
         if self.was_pinned.load(Ordering::Relaxed) {

@@ -27,7 +27,7 @@ use super::errno::errno;
 use super::passthrough::Passthrough;
 use super::process::{self, ProcessWatch};
 use crate::error::Error;
-use crate::fs::{Caller, HandleId, ImageFs, Ino, NewAttributes, XattrMode};
+use crate::fs::{Caller, HandleId, ImageFs, NewAttributes, XattrMode};
 use crate::metrics::{KernelCall, PROCESS};
 use crate::units::ByteRange;
 use answer::{even_if_killed, or_given_back, unless_killed};
@@ -198,14 +198,7 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (Arc::clone(&self.fs), name.to_owned());
-        let passthrough = Arc::clone(&self.passthrough);
-        let call = even_if_killed(request.pid(), async move {
-            match ino(parent) {
-                // What the kernel holds of an image that was just closed is in the way for a while.
-                base @ Ino::NOVA_BASE => passthrough.let_go_until(|| fs.unlink(base, &name)).await,
-                parent => fs.unlink(parent, &name).await,
-            }
-        });
+        let call = even_if_killed(request.pid(), async move { fs.unlink(ino(parent), &name).await });
         self.answer(KernelCall::Unlink, parent, call, reply_empty(reply));
     }
 
