@@ -171,7 +171,7 @@ async fn hold(image: &Arc<CachedImage>, kept: &OnceLock<Kept>, at_once: usize) -
 
 /// What a person is told of an open image that does not outlive its deletion.
 fn not_held(id: &ImageId, image: &CachedImage, error: &Error) -> String {
-    if error.kind() != Kind::NotFound {
+    if error.kind() != Kind::Stale {
         return format!("image {id} is open and not held: {error}");
     }
     let [here, size] = [image.cached_bytes(), image.size()].map(human_bytes);

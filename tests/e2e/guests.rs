@@ -67,7 +67,7 @@ fn a_held_image_outlives_its_deletion() {
     let id = cloud.image("held.raw", &content);
     let other = pattern(911, 14 * MIB);
     cloud.image("held-beside.raw", &other);
-    let mount = cloud.mount("--hold open --cache-size 12M --passthrough off");
+    let mount = cloud.mount("--hold open --cache-size 12M --passthrough off --metadata-ttl 1s");
     let guest = Guest::start(&mount, "held.raw", &content);
     eventually("all of it is here", || shown(&mount, &id)["held"] == true);
     let status = sh!("{GLANCEFS} status {mount} | grep held.raw");
@@ -77,8 +77,8 @@ fn a_held_image_outlives_its_deletion() {
     // Others need the room, and do not get it.
     sh!("cat {mount}/held-beside.raw > /dev/null");
     cloud.delete(&id);
-    sh!("{GLANCEFS} status {mount} | grep {id} | grep held");
     eventually("it is gone", || !mount.names().contains(&"held.raw".to_owned()));
+    sh!("{GLANCEFS} status {mount} | grep {id} | grep held");
     assert_eq!(guest.end(), "");
     let what = mount.errors();
     assert!(!what.contains(&id), "{what}");
