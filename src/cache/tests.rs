@@ -2,6 +2,7 @@
 
 mod backing;
 pub(crate) mod fake;
+mod keep;
 mod model;
 mod verdict;
 mod whole;

@@ -14,6 +14,8 @@ mod facts;
 #[cfg(test)]
 mod fixture;
 mod handle;
+#[cfg(test)]
+mod hold_test;
 mod inode;
 mod lookup;
 mod measure;

@@ -72,8 +72,6 @@ fn a_held_image_outlives_its_deletion() {
     eventually("all of it is here", || shown(&mount, &id)["held"] == true);
     let status = sh!("{GLANCEFS} status {mount} | grep held.raw");
     assert!(status.contains(" held ") && status.contains(" 100 "), "{status}");
-    let refused = run(&format!("timeout 60 {GLANCEFS} evict {mount}/held.raw")).expect_failure();
-    assert!(refused.contains("in use") || refused.contains("held") || refused.contains("busy"), "{refused}");
     // Others need the room, and do not get it.
     sh!("cat {mount}/held-beside.raw > /dev/null");
     cloud.delete(&id);
