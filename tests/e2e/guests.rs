@@ -137,6 +137,33 @@ fn what_the_cache_cannot_hold_is_not_begun_and_told_with_a_cure() {
     }
 }
 
+/// The blocks of `docs/hypervisors.md` that can be run here.
+fn documented() -> Vec<&'static str> {
+    let page = include_str!("../../docs/hypervisors.md");
+    let blocks = page.split("```sh run\n").skip(1);
+    blocks.map(|block| block.split_once("```").unwrap().0).collect()
+}
+
+#[test]
+fn the_commands_for_hypervisors_work() {
+    let cloud = Cloud::open();
+    cloud.image("hypervisors-page.raw", &pattern(919, 8 * MIB));
+    let mount = cloud.mount("--hold open");
+    let guests = mount.beside().path("guests");
+    sh!("mkdir {guests}");
+    let folder = Path::new(GLANCEFS).parent().unwrap().display().to_string();
+    let blocks = documented();
+    assert_eq!(blocks.len(), 3);
+    for block in blocks {
+        assert!(block.starts_with("id="), "{block}");
+        let here = block
+            .replace("/mnt/images", &mount.path(""))
+            .replace("/srv/guests", &guests)
+            .replace("debian-12", "hypervisors-page");
+        run(&format!("set -e; PATH={folder}:$PATH\n{here}")).expect_success();
+    }
+}
+
 /// Locks as programs take them on a file that they may read: what each gives.
 const LOCKS: &str = r#"
 import fcntl, os, struct, sys

@@ -110,6 +110,11 @@ fn what_nova_has_to_make_needs_an_overlayfs() {
     ));
     assert!(outcome.stderr.contains("Read-only file system"), "{outcome}");
     assert!(mount.errors().contains("overlayfs"), "{}", mount.errors());
+    drop(mount);
+    let mount = cloud.mount("--read-only");
+    let (source, instances) = (mount.beside().file("source", &content), self::instances(&mount));
+    let spawn =
+        |id: &str, name: &str| format!("python3 {CALLS} spawn {instances} {id} {} qcow2 {name}", 16 * MIB);
     assert_eq!(overlaid(&mount, &spawn(&id, "two")), "");
     let upper = mount.beside().path("upper/files");
     assert!(
@@ -121,7 +126,9 @@ fn what_nova_has_to_make_needs_an_overlayfs() {
         &mount,
         &format!(
             "truncate -s 8M {instances}/_base/swap_8; qemu-img compare -F raw {instances}/two/disk {source}
-             python3 {CALLS} age {instances} 86400 {id}; cmp {instances}/_base/{base} {source}"
+             python3 {CALLS} age {instances} 86400 {id}; cmp {instances}/_base/{base} {source}
+             # Another user, although the mount is for its own alone.
+             mount --bind {instances}/_base /mnt; setpriv --reuid 65534 --clear-groups cmp -n 4096 /mnt/{base} - < {source}"
         ),
     );
     // With the setting that goes with force_raw_images = False it is there.
