@@ -21,13 +21,22 @@ pub(super) struct Events {
 impl Events {
     /// Adds a line, with the time in front.
     pub(super) fn note(&self, text: impl Into<String>) {
-        let line = format!(
-            "{} {}\n",
-            jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            // Names of images, and what servers said: it shall stay one line, and move no cursor.
-            text.into().replace(char::is_control, " ")
-        );
+        self.add(text.into(), true);
+    }
+
+    /// The same, unless it is among the lines already.
+    pub(super) fn note_once(&self, text: impl Into<String>) {
+        self.add(text.into(), false);
+    }
+
+    fn add(&self, text: String, again: bool) {
+        // Names of images, and what servers said: it shall stay one line, and move no cursor.
+        let text = format!("Z {}\n", text.replace(char::is_control, " "));
+        let line = format!("{}{text}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S"));
         let mut lines = lock(&self.lines);
+        if !again && lines.iter().any(|line| line.ends_with(&text)) {
+            return;
+        }
         if lines.len() == LINES_KEPT {
             lines.pop_front();
         }

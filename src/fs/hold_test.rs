@@ -24,6 +24,7 @@ async fn a_held_image_is_there_after_its_deletion_and_is_not_evicted() {
     let id = files.service.add("x", &[7; 300_000]);
     let entry = files.fs.lookup(Ino::BY_ID, OsStr::new(id.as_str())).await.unwrap();
     let handle = files.fs.open(entry.attr.ino, READ, None).await.unwrap().handle;
+    files.fs.vet(handle).await.unwrap();
     until(|| files.fs.fills.is_held(&id)).await;
     assert_eq!(files.fs.evict(&id).await.unwrap_err().kind(), Kind::Busy);
     files.fs.unlink(Ino::BY_ID, OsStr::new(id.as_str())).await.unwrap();
@@ -42,7 +43,8 @@ async fn the_cure_is_told_once_for_all_who_have_the_image_open() {
     let id = files.service.add("x", &[7; 2_000_000]);
     let entry = files.fs.lookup(Ino::BY_ID, OsStr::new(id.as_str())).await.unwrap();
     for _ in 0..2 {
-        files.fs.open(entry.attr.ino, READ, None).await.unwrap();
+        let handle = files.fs.open(entry.attr.ino, READ, None).await.unwrap().handle;
+        files.fs.vet(handle).await.unwrap();
     }
     let told = || {
         let lines = files.fs.text(&Node::Errors).unwrap();

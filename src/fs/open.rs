@@ -11,6 +11,7 @@ use super::handle::Handle;
 use super::replace::NewRecord;
 use super::uploads::Request;
 use super::vet::Vetted;
+use super::whole::Wanted;
 use super::{HandleId, ImageFs, Ino, Node, ThreadGroup};
 use crate::blocking::blocking;
 use crate::cache::{Backing, Key};
@@ -121,7 +122,7 @@ impl ImageFs {
         readable(&image)?;
         let reader = self.reader(&image);
         reader.image().acquire();
-        let wanted = self.wanted(&image, &reader);
+        let wanted = Wanted::default();
         let handle = self.handles.insert(Handle::Image { reader: Box::new(reader), image, wanted, vetted });
         Ok(Opened { handle, direct_io: false })
     }

@@ -120,7 +120,7 @@ impl Vetted {
 }
 
 impl ImageFs {
-    /// Looks whether the image that was opened may be read. It may take as long as the whole image, while bytes come;
+    /// Looks whether the image that was opened may be read, and begins what the handle wants of it. It may take as long as the whole image, while bytes come;
     /// dropping the future ends that.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ impl ImageFs {
     /// `KeyRejected`: its signature. `NoSpace`: the cache cannot hold it. Those of the source and the disk.
     pub async fn vet(&self, handle: HandleId) -> Result<()> {
         let handle = self.handles.get(handle)?;
-        let Handle::Image { reader, image, vetted, .. } = &*handle else { return Ok(()) };
+        let Handle::Image { reader, image, wanted, vetted } = &*handle else { return Ok(()) };
         let passed = self.passes(reader, image, vetted.is_base).await.inspect_err(|error| {
             warn!(image = %image.id, %error, "an open was refused");
             // What is unsafe was told when that was found out.
@@ -138,6 +138,9 @@ impl ImageFs {
         })?;
         // Set once: a handle is vetted by the one who opened it.
         let _ = vetted.passed.set(passed);
+        if !vetted.is_direct() {
+            self.begin_wanted(image, reader, wanted);
+        }
         Ok(())
     }
 

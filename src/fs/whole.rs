@@ -103,7 +103,7 @@ impl Fill {
                         Wish::Held => {
                             let text = not_held(&id, &image, &error);
                             warn!(image = %id, "{text}");
-                            events.note(text);
+                            events.note_once(text);
                         }
                         _ => info!(image = %id, %error, ?wish, "the image was not filled"),
                     }
@@ -243,22 +243,26 @@ impl Fills {
 }
 
 /// The fills that one handle wants.
+#[derive(Default)]
 pub(super) struct Wanted {
     /// Kept for as long as the handle is open; nobody looks at it.
-    _opened: Option<Arc<Fill>>,
+    opened: OnceLock<Arc<Fill>>,
     asked: Mutex<Option<Arc<Fill>>>,
 }
 
 impl ImageFs {
-    /// What a new handle on an image wants of it.
-    pub(super) fn wanted(&self, image: &Image, reader: &Reader) -> Wanted {
+    /// Begins what a new handle wants of its image, once that may be read. An image that is read from its store wants
+    /// nothing: an open file is there also when it is deleted.
+    pub(super) fn begin_wanted(&self, image: &Image, reader: &Reader, wanted: &Wanted) {
         let wish = match (self.hold, self.prefetch) {
             (Hold::Open, _) => Some(Wish::Held),
             (Hold::Off, Prefetch::Open) => Some(Wish::Opened),
             (Hold::Off, Prefetch::Off) => None,
         };
-        let fill = |wish| self.fills.of(&image.id, reader.image(), wish, &self.events);
-        Wanted { _opened: wish.map(fill), asked: Mutex::default() }
+        if let Some(wish) = wish {
+            // Set once: a handle is vetted by the one who opened it.
+            let _ = wanted.opened.set(self.fills.of(&image.id, reader.image(), wish, &self.events));
+        }
     }
 
     /// Begins to bring all of an open image into the cache; it ends with the handle.
