@@ -373,7 +373,7 @@ fn the_status_tells_the_same_to_people_and_to_programs() {
     assert_eq!(shown["images"], json!(mount.names().len()));
     let expected = json!([{
         "id": id, "name": "shown in status.raw", "size": content.len(), "cached_bytes": content.len(),
-        "verified": "sha512", "source": "ranged", "open": false, "filling": false,
+        "verified": "sha512", "source": "ranged", "open": false, "filling": false, "held": false,
     }]);
     eventually("it is closed", || status(&mount)["cached_images"] == expected);
 
