@@ -102,8 +102,10 @@ fn an_image_that_is_deleted_before_it_is_held_is_told_of_once() {
     let id = cloud.image("held-late.raw", &content);
     let gate = Gate::to(&cloud.url);
     let mount = cloud.mount(&format!("--hold open --endpoint {}", gate.url()));
-    let guest = Guest::start(&mount, "held-late.raw", &content);
+    // What the guest reads first is here, so that it can be started while no server answers.
+    sh!("head -c 65536 {mount}/held-late.raw > /dev/null");
     gate.shut();
+    let guest = Guest::start(&mount, "held-late.raw", &content);
     cloud.delete(&id);
     gate.open();
     let told = format!("image {id} was deleted while it is open: ");
