@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Args};
 
 use super::args::{
-    AccessArguments, CacheArguments, CloudArguments, GuestsArguments, MountArguments, UploadArguments,
+    AccessArguments, CacheArguments, CloudArguments, GuestsArguments, MountArguments, Places, UploadArguments,
 };
 use super::merge;
 use super::trust::TrustArguments;
@@ -77,8 +77,7 @@ fn order(given: DoctorArguments, environment: &Environment) -> Result<Order> {
     let mountpoint = mountpoint.map(|path| paths::resolve(&path)).transpose()?;
     let DoctorArguments { cloud, cache, upload, access, guests, trust, own_cloud, json, quiet, .. } = given;
     let arguments = MountArguments {
-        source,
-        mountpoint: mountpoint.clone().unwrap_or_default(),
+        places: Places { source, mountpoint: mountpoint.clone().unwrap_or_default() },
         cloud,
         cache,
         upload,
