@@ -148,11 +148,11 @@ kill_marked() {
 
 # bench_folders FREE: the folders of a benchmark, and their removal with all that is in them when the script ends. Caches and
 # plain files are on a disk ($GLANCEFS_BENCH_DISK); what the servers send is in memory, which dropping the page cache does not
-# touch ($GLANCEFS_BENCH_MEMORY), where so many bytes are free.
+# touch ($GLANCEFS_BENCH_MEMORY), where so many bytes are free. Within the tests all is in their folder, who clean it up.
 bench_folders() {
   GLANCEFS_BENCH_DISK=$(realpath "$(mktemp -d "${GLANCEFS_BENCH_DIR:-/var/tmp}/glancefs-bench.XXXXXX")")
-  local memory=/dev/shm
-  [ "$(df --output=avail -B1 $memory 2>/dev/null | tail -n 1)" -gt "$1" ] || memory=$GLANCEFS_BENCH_DISK
+  local memory=${GLANCEFS_TEST_ROOT:-/dev/shm}
+  [ "$(df --output=avail -B1 "$memory" 2>/dev/null | tail -n 1)" -gt "$1" ] || memory=$GLANCEFS_BENCH_DISK
   GLANCEFS_BENCH_MEMORY=$(mktemp -d "$memory/glancefs-bench.XXXXXX")
   export GLANCEFS_BENCH_DISK GLANCEFS_BENCH_MEMORY
   bench_job=''

@@ -43,7 +43,8 @@ fn run(arguments: &Arguments, disk: &Path, memory: &Path) -> Result<()> {
         Some(file) => Samples::open(file)?,
         None => Samples::default(),
     };
-    for kind in arguments.kinds() {
+    let kinds = if arguments.rounds() == 0 { Vec::new() } else { arguments.kinds() };
+    for kind in kinds {
         eprintln!("{kind}: setting up");
         let scene = Scene::set_up(arguments, kind, disk, memory)?;
         scene.warm_up()?;
