@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use super::ways::Way;
 use crate::link::LinkKind;
 
 /// Starts virtual machines from images of a cloud: through the mount, from a local copy, and after a download.
@@ -17,6 +18,10 @@ pub struct Arguments {
     /// Only these images.
     #[arg(long = "image", value_name = "NAME", num_args = 1..)]
     kinds: Vec<ImageKind>,
+
+    /// Only these ways, and what they need: warm and profiled need cold.
+    #[arg(long = "way", value_name = "NAME", num_args = 1..)]
+    ways: Vec<Way>,
 
     /// How often each way is gone [default: 3].
     #[arg(long, value_name = "NUMBER")]
@@ -77,6 +82,11 @@ impl Arguments {
             (true, true) => vec![ImageKind::Plain],
             (true, false) => vec![ImageKind::Plain, ImageKind::Padded],
         }
+    }
+
+    /// Whether a way is to be gone.
+    pub fn wants(&self, way: Way) -> bool {
+        if self.quick { way == Way::Cold } else { self.ways.is_empty() || self.ways.contains(&way) }
     }
 
     /// How often; with 0 only what is in the file of samples is reported.

@@ -48,8 +48,7 @@ fn run(arguments: &Arguments, disk: &Path, memory: &Path) -> Result<()> {
         eprintln!("{kind}: setting up");
         let scene = Scene::set_up(arguments, kind, disk, memory)?;
         scene.warm_up()?;
-        for _ in 0..arguments.rounds() {
-            let round = samples.next_round(kind);
+        for round in 0..arguments.rounds() {
             ways::go(&scene, arguments, round, |sample| {
                 eprintln!("{kind}, round {}: {}", round + 1, report::brief(&sample));
                 samples.add(sample)

@@ -19,7 +19,7 @@ pub struct Sample {
     pub kind: ImageKind,
     /// From what.
     pub way: Way,
-    /// Samples of a round are compared with each other.
+    /// Samples of a round are compared with each other. Given when it is added.
     pub round: usize,
     /// The image's size in bytes.
     pub size: u64,
@@ -103,8 +103,9 @@ impl Samples {
         Ok(Self { all, file: Some(file.to_owned()) })
     }
 
-    /// Adds one.
+    /// Adds one, to the first round that has none of its image and way.
     pub fn add(&mut self, sample: Sample) -> Result<()> {
+        let sample = Sample { round: self.of(sample.kind, sample.way).count(), ..sample };
         if let Some(path) = &self.file {
             let mut file = OpenOptions::new().create(true).append(true).open(path)?;
             if file.metadata()?.len() == 0 {
@@ -114,11 +115,6 @@ impl Samples {
         }
         self.all.push(sample);
         Ok(())
-    }
-
-    /// A round that has no samples of this image yet.
-    pub fn next_round(&self, kind: ImageKind) -> usize {
-        self.all.iter().filter(|sample| sample.kind == kind).map(|sample| sample.round + 1).max().unwrap_or(0)
     }
 
     /// Those of an image and a way.
@@ -170,13 +166,12 @@ mod tests {
         let file = folder.path().join("samples");
         let local = Sample { way: Way::LocalCold, served: None, ..SAMPLE };
         let mut samples = Samples::open(&file).unwrap();
-        assert_eq!(samples.next_round(ImageKind::Plain), 0);
         samples.add(SAMPLE).unwrap();
         samples.add(local).unwrap();
-        let again = Samples::open(&file).unwrap();
+        let mut again = Samples::open(&file).unwrap();
         assert_eq!(again.all, [SAMPLE, local]);
-        assert_eq!(again.next_round(ImageKind::Plain), 1);
-        assert_eq!(again.next_round(ImageKind::Padded), 0);
+        again.add(local).unwrap();
+        assert_eq!(Samples::open(&file).unwrap().all, [SAMPLE, local, Sample { round: 1, ..local }]);
         fs::write(&file, format!("{HEADER}\nplain,Cold,0\n")).unwrap();
         assert!(Samples::open(&file).is_err());
     }
@@ -184,17 +179,12 @@ mod tests {
     #[test]
     fn ways_are_compared_within_a_round() {
         let mut samples = Samples::default();
-        let seconds =
-            |way, round, seconds| Sample { way, round, start: Duration::from_secs(seconds), ..SAMPLE };
+        let seconds = |way, seconds| Sample { way, start: Duration::from_secs(seconds), ..SAMPLE };
         // The machine was slow in the second round; the third has not got as far as the local file.
-        for (way, round, start) in [
-            (Way::Cold, 0, 12),
-            (Way::LocalCold, 0, 10),
-            (Way::LocalCold, 1, 30),
-            (Way::Cold, 1, 60),
-            (Way::Cold, 2, 90),
-        ] {
-            samples.add(seconds(way, round, start)).unwrap();
+        for (way, start) in
+            [(Way::Cold, 12), (Way::LocalCold, 10), (Way::LocalCold, 30), (Way::Cold, 60), (Way::Cold, 90)]
+        {
+            samples.add(seconds(way, start)).unwrap();
         }
         let ratio = |one: &Sample, other: &Sample| one.start.as_secs_f64() / other.start.as_secs_f64();
         let ratio = samples.compare(ImageKind::Plain, (Way::Cold, Way::LocalCold), ratio).unwrap();

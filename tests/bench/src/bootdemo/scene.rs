@@ -1,7 +1,7 @@
 //! What the starts need: a real Glance with the image, the link to it, and a disk.
 
 use std::fs::{self, File};
-use std::io::IoSliceMut;
+use std::io::{IoSliceMut, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -98,6 +98,14 @@ impl<'a> Scene<'a> {
         all.0.extend(daemon.0);
         all.settle();
     }
+}
+
+/// Has all of a file in the page cache.
+pub fn warm(path: &Path) -> Result<()> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    while file.read(&mut buffer)? > 0 {}
+    Ok(())
 }
 
 /// Takes a file out of the page cache.

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use super::arguments::Arguments;
 use super::guest::Guest;
 use super::samples::Sample;
-use super::scene::{Scene, cool};
+use super::scene::{Scene, cool, warm};
 use crate::contender::Files;
 use crate::process::{Processes, run};
 use crate::{Result, within};
 
 /// From what a guest starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Way {
     /// The mount, nothing of the image cached.
     Cold,
@@ -49,20 +49,14 @@ impl std::fmt::Display for Way {
     }
 }
 
-/// Goes all ways once. Every other round they come in reverse, as far as one does not need what another leaves.
+/// Goes the wanted ways once. Every other round they come in reverse, as far as one does not need what another leaves.
 pub fn go(
     scene: &Scene<'_>,
     arguments: &Arguments,
     round: usize,
     mut add: impl FnMut(Sample) -> Result<()>,
 ) -> Result<()> {
-    let one = Round { scene, arguments, round };
-    if arguments.quick {
-        let folder = scene.folder()?;
-        let files = scene.mount(folder.path())?;
-        add(one.start_on(Way::Cold, &files, folder.path())?)?;
-        return files.unmount();
-    }
+    let one = Round { scene, arguments };
     let mut groups = [Group::Mount, Group::Local, Group::Download];
     if round % 2 == 1 {
         groups.reverse();
@@ -71,7 +65,8 @@ pub fn go(
         match group {
             Group::Mount => one.mount(&mut add)?,
             Group::Local => one.local(&mut add)?,
-            Group::Download => add(one.downloaded()?)?,
+            Group::Download if arguments.wants(Way::Downloaded) => add(one.downloaded()?)?,
+            Group::Download => {}
         }
     }
     Ok(())
@@ -87,26 +82,25 @@ enum Group {
 struct Round<'a> {
     scene: &'a Scene<'a>,
     arguments: &'a Arguments,
-    round: usize,
 }
 
 impl Round<'_> {
     fn mount(&self, add: &mut impl FnMut(Sample) -> Result<()>) -> Result<()> {
+        let wanted = |way| self.arguments.wants(way);
+        if ![Way::Cold, Way::Warm, Way::Profiled].into_iter().any(wanted) {
+            return Ok(());
+        }
         let folder = self.scene.folder()?;
         let files = self.scene.mount(folder.path())?;
         add(self.start_on(Way::Cold, &files, folder.path())?)?;
-        add(self.start_on(Way::Warm, &files, folder.path())?)?;
-        let profile = folder.path().join("profile");
-        // It is kept soon after the image was closed.
-        let path = self.scene.path(&files)?;
-        let exported = || {
-            let mut command = Command::new(&self.arguments.glancefs);
-            command.args(["profile", "export"]).arg(path).arg("-o").arg(&profile);
-            run(&mut command).is_ok()
-        };
-        if !within(Duration::from_secs(10), exported) {
-            return Err("the start left no profile".into());
+        if wanted(Way::Warm) {
+            add(self.start_on(Way::Warm, &files, folder.path())?)?;
         }
+        if !wanted(Way::Profiled) {
+            return files.unmount();
+        }
+        let profile = folder.path().join("profile");
+        self.export(&files, &profile)?;
         files.unmount()?;
         let elsewhere = self.scene.folder()?;
         let files = self.scene.mount(elsewhere.path())?;
@@ -116,11 +110,30 @@ impl Round<'_> {
         files.unmount()
     }
 
+    /// Writes the boot profile to a file. It is kept soon after the image was closed.
+    fn export(&self, files: &Files, to: &Path) -> Result<()> {
+        let path = self.scene.path(files)?;
+        let exported = || {
+            let mut export = Command::new(&self.arguments.glancefs);
+            run(export.args(["profile", "export"]).arg(path).arg("-o").arg(to)).is_ok()
+        };
+        match within(Duration::from_secs(10), exported) {
+            true => Ok(()),
+            false => Err("the start left no profile".into()),
+        }
+    }
+
     fn local(&self, add: &mut impl FnMut(Sample) -> Result<()>) -> Result<()> {
         let folder = self.scene.folder()?;
-        cool(&self.scene.local)?;
-        for way in [Way::LocalCold, Way::LocalWarm] {
-            add(self.start(way, &self.scene.local, folder.path(), Processes::default())?)?;
+        let start = |way| self.start(way, &self.scene.local, folder.path(), Processes::default());
+        if self.arguments.wants(Way::LocalCold) {
+            cool(&self.scene.local)?;
+            add(start(Way::LocalCold)?)?;
+        } else if self.arguments.wants(Way::LocalWarm) {
+            warm(&self.scene.local)?;
+        }
+        if self.arguments.wants(Way::LocalWarm) {
+            add(start(Way::LocalWarm)?)?;
         }
         Ok(())
     }
@@ -152,7 +165,7 @@ impl Round<'_> {
         Ok(Sample {
             kind: self.scene.kind,
             way,
-            round: self.round,
+            round: 0,
             size: self.scene.size,
             download: Duration::ZERO,
             start: started.after,
