@@ -20,3 +20,32 @@ pub fn give_memory_back() {
     // SAFETY: it takes no pointer and may be called by any thread at any time (malloc_trim(3)).
     let _some = unsafe { libc::malloc_trim(0) };
 }
+
+/// Bytes that the program asked for and has not given back, gaps and reserves of the allocator not counted; none where the C
+/// library does not tell. It is told in 32 bits (mallinfo(3)): beyond 4 GiB the rest shows.
+pub fn allocated() -> Option<u64> {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: it takes nothing and returns numbers.
+        let told = unsafe { libc::mallinfo() };
+        Some(u64::from(told.uordblks.cast_unsigned()) + u64::from(told.hblkhd.cast_unsigned()))
+    }
+    #[cfg(not(target_env = "gnu"))]
+    None
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_allocated_is_counted_until_it_is_given_back() {
+        const SIZE: u64 = 512 << 20;
+        let before = allocated().unwrap_or_default();
+        let large = std::hint::black_box(Vec::<u8>::with_capacity(SIZE as usize));
+        // Other tests allocate at the same time, by far not as much.
+        assert!(allocated().unwrap_or_default() > before + SIZE / 2);
+        drop(large);
+        assert!(allocated().unwrap_or_default() < before + SIZE / 2);
+    }
+}

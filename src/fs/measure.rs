@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::ImageFs;
+use crate::allocator;
 use crate::blocking::blocking;
 use crate::cache::Usage;
 use crate::catalog::Snapshot;
@@ -50,6 +51,7 @@ impl ImageFs {
         text.sample(&of::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1_u64);
         text.sample(&of::START_TIME, &[], seconds(self.begun.duration_since(UNIX_EPOCH)));
         text.optional(&of::RESIDENT, resident());
+        text.optional(&of::ALLOCATED, allocator::allocated());
         let (limit, in_flight) = self.layers.cache.budget();
         text.sample(&of::MEMORY_BUDGET, &[], limit);
         text.sample(&of::MEMORY_IN_FLIGHT, &[], in_flight);

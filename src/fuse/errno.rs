@@ -39,3 +39,19 @@ pub(super) fn errno(error: &Error) -> Errno {
         Kind::Interrupted => Errno::EINTR,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at what should not be")]
+
+    #[test]
+    fn each_errno_of_the_table_is_explained() {
+        let document = include_str!("../../docs/troubleshooting.md");
+        let table = include_str!("errno.rs").split("#[cfg(test)]").next().unwrap();
+        let names = table.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| {
+            word.len() > 2 && word.starts_with('E') && word.chars().all(|c| !c.is_ascii_lowercase())
+        });
+        let missing: Vec<_> = names.filter(|name| !document.contains(&format!("| {name} |"))).collect();
+        assert!(missing.is_empty(), "docs/troubleshooting.md does not explain {missing:?}");
+    }
+}

@@ -17,6 +17,7 @@ mod cache_disk;
 mod crashes;
 mod direct;
 mod doctor;
+mod examples;
 mod faults;
 mod features;
 mod fio;
