@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Args};
 
-use super::args::{AccessArguments, CacheArguments, CloudArguments, MountArguments, UploadArguments};
+use super::args::{AccessArguments, CacheArguments, CloudArguments, MountArguments, Places, UploadArguments};
 use super::merge;
 use super::trust::TrustArguments;
 use crate::config::{Environment, paths};
@@ -72,8 +72,7 @@ fn order(given: DoctorArguments, environment: &Environment) -> Result<Order> {
     let mountpoint = mountpoint.map(|path| paths::resolve(&path)).transpose()?;
     let DoctorArguments { cloud, cache, upload, access, trust, own_cloud, json, quiet, .. } = given;
     let arguments = MountArguments {
-        source,
-        mountpoint: mountpoint.clone().unwrap_or_default(),
+        places: Places { source, mountpoint: mountpoint.clone().unwrap_or_default() },
         cloud,
         cache,
         upload,

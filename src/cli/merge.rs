@@ -35,10 +35,10 @@ const LONGEST_KEPT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// # Errors
 /// `Config`, with a message for the person at the keyboard.
 pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<Config> {
-    let device = paths::ready_device(&arguments.mountpoint);
+    let device = paths::ready_device(&arguments.places.mountpoint);
     let mountpoint = match device {
-        Some(_) => arguments.mountpoint.clone(),
-        None => paths::mountpoint(&arguments.mountpoint)?,
+        Some(_) => arguments.places.mountpoint.clone(),
+        None => paths::mountpoint(&arguments.places.mountpoint)?,
     };
     let source = source::chosen(arguments)?;
     let auth = auth_config(&source.login, source.endpoint.as_ref(), environment)?;
@@ -68,7 +68,7 @@ pub fn config(arguments: &MountArguments, environment: &Environment) -> Result<C
     Ok(Config {
         mountpoint,
         device,
-        source: given(&arguments.source),
+        source: given(&arguments.places.source),
         image: source.image,
         store: given(&arguments.upload.store),
         prefer_stores: words(&arguments.cache.prefer_store).map(str::to_owned).collect(),

@@ -143,7 +143,9 @@ fn help_mount(line: &[OsString], environment: &Environment) -> ExitCode {
         run_mount(&arguments, &request.line, environment)
     };
     match outcome {
-        Ok(()) if request.verbose => println!("glancefs: mounted on {}", arguments.mountpoint.display()),
+        Ok(()) if request.verbose => {
+            println!("glancefs: mounted on {}", arguments.places.mountpoint.display())
+        }
         Ok(()) => {}
         Err(error) if error.kind() == Kind::Config => return told(helper::MISUSED, &error),
         Err(error) => return told(helper::FAILED, &error),

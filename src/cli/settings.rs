@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command as Definition, CommandFactory, FromArgMatches};
 
-use super::args::{Arguments, Command, LoginArguments};
+use super::args::{Arguments, Command, LoginArguments, places};
 use super::doctor;
 use super::file::{Files, Given, InForce};
 use super::options;
@@ -105,7 +105,11 @@ pub(super) fn said(given: &ArgMatches, turned_off: Vec<String>) -> Given {
         os_cloud: text("os_cloud").filter(|cloud| !cloud.is_empty()),
         ..Given::default()
     };
-    match text("source").or_else(|| doctor::source(given)).map(|source| source.parse()) {
+    let of_config =
+        given.try_get_many::<OsString>("source").ok().flatten().and_then(|mut source| source.next());
+    let of_config = of_config.and_then(|source| source.to_str()).map(str::to_owned);
+    let source = places::source(given).or(of_config).or_else(|| doctor::source(given));
+    match source.map(|source| source.parse()) {
         Some(Ok(MountSource::Cloud(cloud))) => said.source_cloud = Some(cloud),
         Some(Ok(MountSource::Endpoint(_))) => said.source_is_endpoint = true,
         Some(Ok(MountSource::Image { cloud, .. })) => {

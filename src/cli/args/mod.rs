@@ -12,11 +12,12 @@ mod access;
 mod cache;
 mod cloud;
 mod on_mount;
+pub mod places;
 mod upload;
 
 use std::path::PathBuf;
 
-use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 use super::doctor::DoctorArguments;
 use super::orders::OrderCommand;
@@ -29,11 +30,12 @@ pub use on_mount::{
     EvictArguments, OnMountArguments, PrefetchArguments, ProfileCommand, StatusArguments, UmountArguments,
     UploadsArguments, UploadsCommand,
 };
+pub use places::Places;
 pub use upload::UploadArguments;
 
 const EXAMPLES: &str = "\
 Examples:
-  glancefs mount --os-cloud mycloud /mnt/images     a cloud of clouds.yaml
+  glancefs mount mycloud /mnt/images                a cloud of clouds.yaml
   . ./openrc.sh; glancefs mount /mnt/images         OS_* variables
   glancefs mount --os-auth-type none --endpoint http://glance:9292 /mnt/images
   glancefs mount mycloud:debian-12.qcow2 /mnt/one   one image only
@@ -86,12 +88,15 @@ pub struct ConfigArguments {
 
 impl Args for ConfigArguments {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let command =
-            MountArguments::augment_args(command).mut_arg("mountpoint", |place| place.required(false));
+        // One word alone is the source.
+        let places = |places: Arg| {
+            places.id("source").value_names(["SOURCE [MOUNTPOINT]"]).num_args(0..=2).required(false)
+        };
+        let command = MountArguments::augment_args(command).mut_arg(places::PLACES, places);
         command
             .about(CONFIG)
             .long_about(format!("{CONFIG}.\n\n{CONFIG_MORE}"))
-            .allow_missing_positional(false)
+            .override_usage("glancefs config [OPTIONS] [SOURCE [MOUNTPOINT]]")
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -117,17 +122,10 @@ impl FromArgMatches for ConfigArguments {
 /// Of an option given twice the last counts; only --endpoint adds up. A switch that a configuration file turns on is turned off
 /// by --SWITCH=false.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, next_line_help = true, allow_missing_positional = true)]
+#[command(after_help = EXAMPLES, next_line_help = true, override_usage = "glancefs mount [OPTIONS] [SOURCE] <MOUNTPOINT>")]
 pub struct MountArguments {
-    /// What is shown: a cloud of clouds.yaml, the address of a Glance, or one image, as CLOUD:IMAGE (:IMAGE in the cloud
-    /// of the options and variables) or by its full address, which is then the only file [default: the cloud of
-    /// the options and variables].
-    #[arg(value_name = "SOURCE")]
-    pub source: Option<String>,
-
-    /// An existing directory where the images shall appear.
-    #[arg(value_name = "MOUNTPOINT")]
-    pub mountpoint: PathBuf,
+    #[command(flatten)]
+    pub places: Places,
 
     #[command(flatten)]
     pub cloud: CloudArguments,
@@ -214,10 +212,13 @@ mod tests {
 
     #[test]
     fn a_source_goes_before_the_mount_point() {
-        let given = mount(&["c:image", "/m", "--read-only"]).unwrap();
-        assert_eq!((given.source.as_deref(), given.mountpoint.to_str()), (Some("c:image"), Some("/m")));
-        let given = mount(&["--read-only", "/m"]).unwrap();
-        assert_eq!((given.source, given.mountpoint.to_str()), (None, Some("/m")));
+        for line in [["c:image", "/m", "--hard"], ["c:image", "--hard", "/m"], ["--hard", "c:image", "/m"]] {
+            let Places { source, mountpoint } = mount(&line).unwrap().places;
+            assert_eq!((source.as_deref(), mountpoint.to_str()), (Some("c:image"), Some("/m")), "{line:?}");
+        }
+        let Places { source, mountpoint } = mount(&["--read-only", "/m"]).unwrap().places;
+        assert_eq!((source, mountpoint.to_str()), (None, Some("/m")));
+        assert!(mount(&["--read-only"]).is_err() && mount(&["a", "b", "--hard", "c"]).is_err());
     }
 
     #[test]

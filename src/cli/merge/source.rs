@@ -20,7 +20,7 @@ pub(super) struct Chosen {
 pub(super) fn chosen(arguments: &MountArguments) -> Result<Chosen> {
     let mut login = arguments.cloud.login.clone();
     let none = |login| Chosen { login, image: None, endpoint: None };
-    let Some(text) = &arguments.source else { return Ok(none(login)) };
+    let Some(text) = &arguments.places.source else { return Ok(none(login)) };
     let source: MountSource =
         text.parse().map_err(|error: crate::error::Error| wrong(format!("SOURCE: {error}")))?;
     let (cloud, image) = match source {
