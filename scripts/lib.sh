@@ -145,3 +145,43 @@ kill_marked() {
     kill -KILL "$pid" 2>/dev/null || true
   done
 }
+
+# bench_folders FREE: the folders of a benchmark, and their removal with all that is in them when the script ends. Caches and
+# plain files are on a disk ($GLANCEFS_BENCH_DISK); what the servers send is in memory, which dropping the page cache does not
+# touch ($GLANCEFS_BENCH_MEMORY), where so many bytes are free. Within the tests all is in their folder, who clean it up.
+bench_folders() {
+  GLANCEFS_BENCH_DISK=$(realpath "$(mktemp -d "${GLANCEFS_BENCH_DIR:-/var/tmp}/glancefs-bench.XXXXXX")")
+  local memory=${GLANCEFS_TEST_ROOT:-/dev/shm}
+  [ "$(df --output=avail -B1 "$memory" 2>/dev/null | tail -n 1)" -gt "$1" ] || memory=$GLANCEFS_BENCH_DISK
+  GLANCEFS_BENCH_MEMORY=$(mktemp -d "$memory/glancefs-bench.XXXXXX")
+  export GLANCEFS_BENCH_DISK GLANCEFS_BENCH_MEMORY
+  bench_job=''
+  trap bench_clean_up EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+}
+bench_clean_up() {
+  trap '' INT TERM HUP
+  export -n GLANCEFS_BENCH_DISK
+  if [ -n "$bench_job" ]; then
+    kill -KILL -- "-$bench_job" 2>/dev/null || true
+    wait "$bench_job" 2>/dev/null || true
+  fi
+  unmount_below "$GLANCEFS_BENCH_DISK" >&2
+  stop_clouds_below "$GLANCEFS_BENCH_MEMORY" >&2
+  kill_marked "GLANCEFS_BENCH_DISK=$GLANCEFS_BENCH_DISK" >&2
+  rm -rf --one-file-system "$GLANCEFS_BENCH_DISK" "$GLANCEFS_BENCH_MEMORY"
+}
+
+# bench_run PROGRAM...: runs the benchmark in these folders, without a cloud of the caller's own.
+bench_run() {
+  local name code=0
+  for name in "${!OS_@}"; do unset "$name"; done
+  set -m # a process group of its own, to be ended as one
+  "$@" &
+  bench_job=$!
+  set +m
+  wait "$bench_job" || code=$?
+  bench_job=''
+  return "$code"
+}

@@ -38,7 +38,12 @@ impl Files {
 
     /// Where an image is.
     pub fn path(&self, image: &Image) -> Result<&Path> {
-        Ok(self.paths.get(&image.id).ok_or("that image was not mounted")?)
+        self.path_of(&image.id)
+    }
+
+    /// Where the image with this id is.
+    pub fn path_of(&self, id: &str) -> Result<&Path> {
+        Ok(self.paths.get(id).ok_or("that image was not mounted")?)
     }
 
     /// Where the first mount is.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 pub use curl::download;
 pub use files::Files;
+pub use mounts::glancefs;
 
 use crate::Result;
 use crate::process::find;
@@ -81,11 +82,12 @@ impl Contender {
     /// mount with the same folder.
     pub fn mount(self, programs: &Programs, port: u16, folder: &Path, images: &[&Image]) -> Result<Files> {
         std::fs::create_dir_all(folder)?;
+        let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
         match self {
-            Self::Glancefs => mounts::glancefs(&programs.glancefs, &programs.wrapper, port, folder, images),
+            Self::Glancefs => mounts::glancefs(&programs.glancefs, &programs.wrapper, port, folder, &ids),
             Self::Other => {
                 let program = programs.other.as_ref().ok_or("--against names no program")?;
-                mounts::glancefs(program, &programs.wrapper, port, folder, images)
+                mounts::glancefs(program, &programs.wrapper, port, folder, &ids)
             }
             Self::Rclone => mounts::rclone(port, folder, images),
             Self::Nbdkit => mounts::nbdkit(port, folder, images),

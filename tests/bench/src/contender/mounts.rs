@@ -9,14 +9,8 @@ use crate::process::Daemon;
 use crate::server::Image;
 use crate::{Result, within};
 
-/// `glancefs mount`, with the defaults that a user gets.
-pub fn glancefs(
-    program: &Path,
-    wrapper: &[String],
-    port: u16,
-    folder: &Path,
-    images: &[&Image],
-) -> Result<Files> {
+/// `glancefs mount` of the images with these ids, with the defaults that a user gets.
+pub fn glancefs(program: &Path, wrapper: &[String], port: u16, folder: &Path, ids: &[&str]) -> Result<Files> {
     let at = folder.join("glancefs");
     let mut command = match wrapper.split_first() {
         Some((first, rest)) => {
@@ -37,7 +31,7 @@ pub fn glancefs(
     without_settings(&mut command);
     let mut files = Files::default();
     let mount = Mount::start(command, &at)?;
-    files.add(mount, images.iter().map(|image| (image.id.clone(), at.join(".by-id").join(&image.id))));
+    files.add(mount, ids.iter().map(|id| ((*id).to_owned(), at.join(".by-id").join(id))));
     Ok(files)
 }
 

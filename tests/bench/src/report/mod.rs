@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+pub use requirements::verdict;
+
 use crate::arguments::Arguments;
 use crate::cases::{Phase, Unit};
 use crate::contender::Contender;
@@ -19,7 +21,6 @@ use crate::{PROJECT, Result};
 const MIB: f64 = 1048576.0;
 const GIB: f64 = 1024.0 * MIB;
 
-const BEGIN: &str = "<!-- scripts/bench --record writes from here -->";
 const END: &str = "<!-- to here -->";
 
 /// All that a run has found.
@@ -53,21 +54,41 @@ pub fn brief(phase: Phase, sample: &Sample) -> String {
     )
 }
 
-/// Writes the text into `docs/benchmarks.md`, between its marks.
-pub fn record(text: &str) -> Result<()> {
+/// Writes the text of a script into `docs/benchmarks.md`, between the script's marks.
+pub fn record(script: &str, text: &str) -> Result<()> {
+    let begin = format!("<!-- {script} --record writes from here -->");
     let path = Path::new(PROJECT).join("docs/benchmarks.md");
     let document = fs::read_to_string(&path)?;
-    let (head, rest) = document.split_once(BEGIN).ok_or("the first mark is missing in docs/benchmarks.md")?;
+    let (head, rest) =
+        document.split_once(&begin).ok_or("the first mark is missing in docs/benchmarks.md")?;
     let (_, tail) = rest.split_once(END).ok_or("the second mark is missing in docs/benchmarks.md")?;
-    Ok(fs::write(&path, format!("{head}{BEGIN}\n\n{}\n\n{END}{tail}", text.trim()))?)
+    Ok(fs::write(&path, format!("{head}{begin}\n\n{}\n\n{END}{tail}", text.trim()))?)
 }
 
 /// When, where and on what it ran.
 fn heading(text: &mut String, arguments: &Arguments, site: &Site) {
-    let say = |program: &str, words: &[&str]| {
-        let mut command = Command::new(program);
-        run(command.args(words).current_dir(PROJECT)).unwrap_or_default().trim().to_owned()
-    };
+    let quick = if arguments.quick { ", `--quick`" } else { "" };
+    let _ = writeln!(text, "{}{quick}.\n", circumstances());
+    let version = |program: &str| say(program, &["--version"]).lines().next().unwrap_or_default().to_owned();
+    let _ = writeln!(
+        text,
+        "Peers: {}; {}; nbdfuse {}; {}.\n",
+        version("rclone"),
+        version("nbdkit"),
+        version("nbdfuse"),
+        version("curl").split(" (").next().unwrap_or_default()
+    );
+    let _ = site;
+}
+
+/// What a program prints, without blanks at its ends; nothing where it fails.
+fn say(program: &str, words: &[&str]) -> String {
+    let mut command = Command::new(program);
+    run(command.args(words).current_dir(PROJECT)).unwrap_or_default().trim().to_owned()
+}
+
+/// Day, commit and machine.
+pub fn circumstances() -> String {
     let changed = if say("git", &["status", "--porcelain", "--", "src", "Cargo.lock"]).is_empty() {
         ""
     } else {
@@ -79,25 +100,13 @@ fn heading(text: &mut String, arguments: &Arguments, site: &Site) {
     let memory =
         memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() >> 20;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let _ = writeln!(
-        text,
-        "{}, commit {}{changed}, {cores} cores ({}), {memory} GiB, Linux {}{}.\n",
+    format!(
+        "{}, commit {}{changed}, {cores} cores ({}), {memory} GiB, Linux {}",
         say("date", &["-u", "+%Y-%m-%d"]),
         say("git", &["rev-parse", "--short", "HEAD"]),
         cpu.trim_start_matches([' ', '\t', ':']),
         say("uname", &["-r"]),
-        if arguments.quick { ", `--quick`" } else { "" },
-    );
-    let version = |program: &str| say(program, &["--version"]).lines().next().unwrap_or_default().to_owned();
-    let _ = writeln!(
-        text,
-        "Peers: {}; {}; nbdfuse {}; {}.\n",
-        version("rclone"),
-        version("nbdkit"),
-        version("nbdfuse"),
-        version("curl").split(" (").next().unwrap_or_default()
-    );
-    let _ = site;
+    )
 }
 
 fn table(text: &mut String, results: &Results, place: Place) {

@@ -102,7 +102,8 @@ pub fn table(results: &Results) -> String {
     text
 }
 
-fn verdict(holds: bool) -> &'static str {
+/// The last column of a table of requirements.
+pub fn verdict(holds: bool) -> &'static str {
     if holds { "pass" } else { "**miss**" }
 }
 

@@ -1,0 +1,5 @@
+//! Started by `scripts/bootdemo`.
+
+fn main() -> std::process::ExitCode {
+    glancefs_bench::bootdemo()
+}
