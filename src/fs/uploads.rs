@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::handle::Handle;
-use super::{Fresh, HandleId, ImageFs, Invalidation, Node, lock};
+use super::{HandleId, ImageFs, Invalidation, Node, lock};
 use crate::blocking::blocking;
 use crate::catalog::names;
 use crate::error::{Error, Kind, Result};
@@ -197,7 +197,7 @@ impl ImageFs {
             self.events.note(text);
         })?;
         info!(image = %image.id, name, bytes = image.size, took = ?began.elapsed(), "uploaded from the spool");
-        lock(&self.fresh).put(image.id.clone(), Fresh { made: Instant::now(), writer: None });
+        self.note_fresh(&image, None);
         self.layers.catalog.learn(image.clone());
         let ino = lock(&self.inodes).number(&Node::Image(image.id.clone()));
         let _ = self.invalidate.send(Invalidation::Data(ino));

@@ -302,7 +302,7 @@ impl ImageFs {
 
     /// How this image was created, if that was through this mount and a moment ago.
     pub(super) fn fresh(&self, id: &ImageId) -> Option<Fresh> {
-        lock(&self.fresh).get(id).filter(|fresh| fresh.made.elapsed() < FRESH).copied()
+        lock(&self.fresh).peek(id).filter(|fresh| fresh.made.elapsed() < FRESH).copied()
     }
 
     /// One close of one copy of a descriptor: the last chance to commit and to report an error. A
@@ -396,9 +396,14 @@ impl ImageFs {
         }
     }
 
-    fn note_fresh(&self, image: &Image, file: &DraftFile) {
-        let fresh = Fresh { made: Instant::now(), writer: file.opener() };
-        lock(&self.fresh).put(image.id.clone(), fresh);
+    /// The image was created here just now.
+    pub(super) fn note_fresh(&self, image: &Image, writer: Option<ThreadGroup>) {
+        let mut fresh = lock(&self.fresh);
+        // In the order in which they were made.
+        while fresh.peek_lru().is_some_and(|(_, oldest)| oldest.made.elapsed() >= FRESH) {
+            fresh.pop_lru();
+        }
+        fresh.put(image.id.clone(), Fresh { made: Instant::now(), writer });
     }
 
     /// Commits or reserves without a program that waits for it.
@@ -450,7 +455,7 @@ impl ImageFs {
             Ok(image) => image,
             Err(error) => return Err(self.failed(file, error).await),
         };
-        self.note_fresh(&image, file);
+        self.note_fresh(&image, file.opener());
         let image = self.layers.catalog.learn(image);
         info!(image = %image.id, name = file.name(), "reserved");
         let intent = Intent { id: image.id.clone(), name: file.name(), reserved: true, replaces: None };
@@ -480,7 +485,7 @@ impl ImageFs {
             Ok(image) => image,
             Err(error) => return Err(self.failed(file, error).await),
         };
-        self.note_fresh(&image, file);
+        self.note_fresh(&image, file.opener());
         info!(image = %image.id, name = file.name(), bytes = image.size, took = ?began.elapsed(), "uploaded");
         if image.id != file.id {
             lock(&self.inodes).rebind(&file.id, &image.id);

@@ -32,9 +32,9 @@ const STEADY: u64 = 1200;
 /// last 5 s are what is measured.
 const IDLE: Duration = Duration::from_secs(16);
 
-/// How often it is measured at the end until it takes no more than it took: the list that is refreshed keeps a thread or two
-/// that are idle for the rest of the time.
-const LOOKS: usize = 10;
+/// How often it is measured at the end until it takes no more than it took: the list that is refreshed, or somebody who reads
+/// the metrics, keeps a thread or two for 10 s.
+const LOOKS: usize = 3;
 
 /// How long the same images are in use: longer than a registration for passthrough keeps a copy from being evicted.
 const FASHION: Duration = Duration::from_secs(15);
@@ -125,7 +125,7 @@ impl Soak {
                 if rest.is_at_most(first) {
                     break;
                 }
-                rest = self.at_rest(Duration::ZERO);
+                rest = self.at_rest(IDLE);
             }
             self.over.store(true, Ordering::Relaxed);
         }
