@@ -64,18 +64,18 @@ fn shown(mount: &Mount, id: &str) -> Value {
 fn a_held_image_outlives_its_deletion() {
     let cloud = Cloud::open();
     let content = pattern(910, 9 * MIB + 5);
-    let id = cloud.image("held.raw", &content);
+    let id = cloud.image("held-open.raw", &content);
     let other = pattern(911, 14 * MIB);
     cloud.image("held-beside.raw", &other);
     let mount = cloud.mount("--hold open --cache-size 12M --passthrough off --metadata-ttl 1s");
-    let guest = Guest::start(&mount, "held.raw", &content);
+    let guest = Guest::start(&mount, "held-open.raw", &content);
     eventually("all of it is here", || shown(&mount, &id)["held"] == true);
-    let status = sh!("{GLANCEFS} status {mount} | grep held.raw");
+    let status = sh!("{GLANCEFS} status {mount} | grep held-open.raw");
     assert!(status.contains(" held ") && status.contains(" 100 "), "{status}");
     // Others need the room, and do not get it.
     sh!("cat {mount}/held-beside.raw > /dev/null");
     cloud.delete(&id);
-    eventually("it is gone", || !mount.names().contains(&"held.raw".to_owned()));
+    eventually("it is gone", || !mount.names().contains(&"held-open.raw".to_owned()));
     sh!("{GLANCEFS} status {mount} | grep {id} | grep held");
     assert_eq!(guest.end(), "");
     let what = mount.errors();
