@@ -93,14 +93,23 @@ impl ImageFs {
             return Ok(node);
         }
         let wanted = names::name_to_ask_for(name).ok_or_else(not_found)?;
-        if lock(&self.misses).get(&wanted).is_some_and(|asked| asked.elapsed() < MISS_TTL) {
+        if lock(&self.misses).peek(&wanted).is_some_and(|asked| asked.elapsed() < MISS_TTL) {
             return Err(not_found());
         }
         if self.layers.catalog.find_by_name(&wanted).await?.is_empty() {
-            lock(&self.misses).put(wanted, Instant::now());
+            self.note_miss(wanted);
             return Err(not_found());
         }
         self.known_in_root(name).ok_or_else(not_found)
+    }
+
+    /// There is nothing of this name or id just now.
+    pub(super) fn note_miss(&self, name: String) {
+        let mut misses = lock(&self.misses);
+        while misses.peek_lru().is_some_and(|(_, asked)| asked.elapsed() >= MISS_TTL) {
+            misses.pop_lru();
+        }
+        misses.put(name, Instant::now());
     }
 
     /// What is called `name` in the root, as far as is known without asking.
@@ -148,7 +157,7 @@ impl ImageFs {
     /// The image of this id as the server shows it now.
     pub(super) async fn shown_image(&self, id: &ImageId) -> Result<Arc<Image>> {
         let asked = id.to_string();
-        if lock(&self.misses).get(&asked).is_some_and(|at| at.elapsed() < MISS_TTL) {
+        if lock(&self.misses).peek(&asked).is_some_and(|at| at.elapsed() < MISS_TTL) {
             return Err(not_found());
         }
         let shown = self.layers.catalog.show(id).await;
@@ -158,7 +167,7 @@ impl ImageFs {
             }
             Err(error) if error.kind() == Kind::NotFound => {
                 lock(&self.unlisted).pop(id);
-                lock(&self.misses).put(asked, Instant::now());
+                self.note_miss(asked);
             }
             Err(_) => {}
         }

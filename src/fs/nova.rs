@@ -17,7 +17,7 @@
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA1_OUTPUT_LEN, digest};
 use imbl::OrdMap;
@@ -149,12 +149,12 @@ impl ImageFs {
     async fn look_for_new(&self, name: &str) {
         let catalog = &self.layers.catalog;
         let name = format!(".nova-base/{name}");
-        if catalog.is_failing() || lock(&self.misses).get(&name).is_some_and(|at| at.elapsed() < MISS_TTL) {
+        if catalog.is_failing() || lock(&self.misses).peek(&name).is_some_and(|at| at.elapsed() < MISS_TTL) {
             return;
         }
         catalog.expire();
         catalog.refresh_if_stale().await;
-        lock(&self.misses).put(name, Instant::now());
+        self.note_miss(name);
     }
 
     /// The image of a file that was found here, also of one that is gone and still open.

@@ -45,7 +45,7 @@ const ROUNDS: u32 = 3;
 pub(super) struct Vetting {
     trust: TrustConfig,
     /// By content: why it is unsafe, `None` for one that is not.
-    verdicts: Mutex<LruCache<Key, Option<Arc<str>>>>,
+    pub(super) verdicts: Mutex<LruCache<Key, Option<Arc<str>>>>,
     /// Hashes of proven contents that only a signature needs.
     digests: Mutex<LruCache<(Key, Hash), Digest>>,
     /// Files of a shared store that matched the hash of their image.
@@ -59,6 +59,15 @@ impl Vetting {
             verdicts: Mutex::new(LruCache::new(REMEMBERED)),
             digests: Mutex::new(LruCache::new(REMEMBERED)),
             proven: Mutex::new(LruCache::new(REMEMBERED)),
+        }
+    }
+
+    /// The image of this content is gone.
+    pub(super) fn forget(&self, key: Key) {
+        lock(&self.verdicts).pop(&key);
+        lock(&self.proven).pop(&key);
+        for hash in Hash::ALL {
+            lock(&self.digests).pop(&(key, hash));
         }
     }
 

@@ -91,3 +91,20 @@ async fn a_handle_that_saw_the_upload_gets_no_unproven_bytes_either() {
     files.fs.evict(&id).await.unwrap();
     assert_eq!(files.fs.read(reader, HEAD).await.unwrap_err().kind(), Kind::Integrity);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_found_out_of_an_image_is_forgotten_when_it_is_gone() {
+    let files = files(Verify::Hash, Inspect::Deny).await;
+    let [goes, stays] = ["goes", "stays"].map(|name| files.service.add(name, name.as_bytes()));
+    for id in [&goes, &stays] {
+        files.fs.vet(open(&files, id).await).await.unwrap();
+    }
+    assert_eq!(lock(&files.fs.vetting.verdicts).len(), 2);
+    files.fs.layers.catalog.refresh().await.unwrap();
+    let before = files.fs.list();
+    files.service.state().records.remove(&goes);
+    files.fs.layers.catalog.refresh().await.unwrap();
+    files.fs.invalidations(&before, &files.fs.list());
+    assert_eq!(lock(&files.fs.vetting.verdicts).len(), 1);
+    assert!(!lock(&files.fs.unlisted).contains(&goes));
+}

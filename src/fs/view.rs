@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use super::nova::base_entry;
-use super::{ImageFs, Ino};
+use super::{ImageFs, Ino, lock};
 use crate::catalog::Snapshot;
 use crate::glance::Image;
 use crate::units::ImageId;
@@ -26,7 +26,8 @@ impl ImageFs {
         self.layers.catalog.snapshot()
     }
 
-    /// What the kernel must forget to go from the list `old` to `new`; as much work as they differ.
+    /// What the kernel must forget to go from the list `old` to `new`; as much work as they differ. What we remember of images that
+    /// are gone is forgotten: over months they are many, and each small thing that stays keeps a page of memory.
     pub fn invalidations(&self, old: &Snapshot, new: &Snapshot) -> Vec<Invalidation> {
         let mut found = Vec::new();
         for (name, id) in old.names().lost_in(new.names()) {
@@ -42,6 +43,8 @@ impl ImageFs {
                 if self.bases.is_on() {
                     found.push(base_entry(&image.id));
                 }
+                self.vetting.forget(self.identity(image).key());
+                lock(&self.unlisted).pop(&image.id);
                 continue;
             };
             let content =

@@ -63,6 +63,9 @@ pub enum Hash {
 }
 
 impl Hash {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Sha224, Self::Sha256, Self::Sha384, Self::Sha512];
+
     /// The function itself.
     pub fn algorithm(self) -> &'static digest::Algorithm {
         match self {
