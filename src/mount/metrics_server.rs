@@ -17,6 +17,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::error::{Error, Kind, Result};
@@ -64,9 +65,9 @@ impl MetricsServer {
         })
     }
 
-    /// Serves the metrics of `files` until these are gone or the runtime ends.
-    pub fn serve(self, files: Weak<ImageFs>, runtime: &Runtime) {
-        runtime.spawn(async move {
+    /// Serves the metrics of `files` until these are gone, the runtime ends or the result is dropped.
+    pub fn serve(self, files: Weak<ImageFs>, runtime: &Runtime) -> AbortOnDropHandle<()> {
+        let serving = runtime.spawn(async move {
             let listener = match tokio::net::TcpListener::from_std(self.listener) {
                 Ok(listener) => listener,
                 Err(error) => return warn!(%error, "metrics are not served"),
@@ -100,6 +101,7 @@ impl MetricsServer {
                 });
             }
         });
+        AbortOnDropHandle::new(serving)
     }
 }
 

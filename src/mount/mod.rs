@@ -18,17 +18,20 @@ mod logging;
 mod meant;
 mod metrics_server;
 mod mountinfo;
+mod place;
 mod repair;
 mod signals;
 mod supervisor;
 mod umount;
 
 use std::ffi::OsString;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
 
 use crate::allocator;
 use crate::config::{Config, Environment};
@@ -36,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::fuse::session::Session;
 use instance::Instance;
 use metrics_server::MetricsServer;
+use place::{Claim, Place};
 use signals::Signals;
 use supervisor::Supervisor;
 
@@ -109,7 +113,7 @@ fn serve(
     allocator::bound_reserves();
     // Held until everything is written: whoever waits for our end waits for this. Of a device that is ready nobody knows here
     // where it is mounted.
-    let _instance = match config.device {
+    let instance = match config.device {
         None => {
             let instance = Instance::acquire(&config.mountpoint, &config.spool.dir, environment)?;
             repair::stale_mounts(&config.mountpoint)?;
@@ -125,16 +129,23 @@ fn serve(
     let signals = Signals::install(&runtime, config)?;
     let metrics = config.metrics_listen.map(MetricsServer::bind).transpose()?;
     let session = Session::start(config, &runtime)?;
-    if let Some(metrics) = metrics {
-        metrics.serve(session.files(), &runtime);
-    }
+    let metrics = metrics.map(|metrics| metrics.serve(session.files(), &runtime));
+    let place = instance.as_ref().and_then(|_| Place::of(&config.mountpoint));
+    let claim = Arc::new(Mutex::new(Some(Claim { instance, metrics })));
     info!("mounted at {} (glancefs {})", config.mountpoint.display(), env!("CARGO_PKG_VERSION"));
-    signals.serving();
+    signals.serving(place.clone());
     let outcome = ready();
     if outcome.is_err() {
         session.stop();
     }
-    wait_for_end(&session, &signals, &runtime);
+    let watch = place.clone().map(|place| {
+        let claim = Arc::clone(&claim);
+        let free =
+            place.free_when_detached(move || claim.lock().unwrap_or_else(PoisonError::into_inner).take());
+        AbortOnDropHandle::new(runtime.spawn(free))
+    });
+    wait_for_end(&session, &signals, place.as_ref(), &runtime);
+    drop(watch);
     ended();
     session.finish();
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
@@ -143,7 +154,12 @@ fn serve(
 }
 
 /// Returns when the mount has ended, from outside or through a signal.
-fn wait_for_end(session: &Session, signals: &Signals, runtime: &tokio::runtime::Runtime) {
+fn wait_for_end(
+    session: &Session,
+    signals: &Signals,
+    place: Option<&Place>,
+    runtime: &tokio::runtime::Runtime,
+) {
     let ended = CancellationToken::new();
     thread::scope(|scope| {
         // A thread, since `stop` may block. It ends with the mount, whichever comes first.
@@ -154,8 +170,12 @@ fn wait_for_end(session: &Session, signals: &Signals, runtime: &tokio::runtime::
                     () = ended.cancelled() => false,
                 }
             });
-            if asked {
-                session.stop();
+            match place {
+                _ if !asked => {}
+                Some(place) if !place.is_ours() => warn!(
+                    "the mount is detached, or another covers it: what is open is served until it is closed; a second signal ends at once"
+                ),
+                _ => session.stop(),
             }
         });
         session.wait();

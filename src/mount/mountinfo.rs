@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 /// The file system type of our mounts, as the mount table shows it.
 pub const GLANCEFS: &str = "fuse.glancefs";
 
+/// The number of what is mounted, major and minor: of a FUSE mount nobody else's while it lives.
+pub type Device = (u32, u32);
+
 /// One line of the mount table: what glancefs needs of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -16,6 +19,7 @@ pub struct Mount {
     pub id: u64,
     /// The mount it lies on.
     pub parent: u64,
+    pub device: Device,
     pub mount_point: PathBuf,
     /// The type, such as `fuse.glancefs`.
     pub fstype: String,
@@ -37,6 +41,14 @@ impl Mount {
 /// `Io` when the table cannot be read.
 pub fn topmost(mount_point: &Path) -> Result<Option<Mount>> {
     Ok(topmost_in(&read()?, mount_point))
+}
+
+/// Whether this device is mounted there, on whatever and below whatever else.
+///
+/// # Errors
+/// `Io` when the table cannot be read.
+pub fn is_at(mount_point: &Path, device: Device) -> Result<bool> {
+    Ok(read()?.iter().any(|mount| mount.mount_point == mount_point && mount.device == device))
 }
 
 /// Where this user has mounted a glancefs, as far as a path look-up can end there.
@@ -77,14 +89,16 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
-    let mount_point = PathBuf::from(unescape(fields.nth(2)?));
+    let device = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+    let device = (device.0.parse().ok()?, device.1.parse().ok()?);
+    let mount_point = PathBuf::from(unescape(fields.nth(1)?));
     // Any number of optional fields comes before the dash.
     fields.find(|field| *field == b"-")?;
     let fstype = unescape(fields.next()?).into_string().ok()?;
     let options = fields.nth(1).unwrap_or_default();
     let user_id = options.split(|byte| *byte == b',').find_map(|option| option.strip_prefix(b"user_id="));
     let user_id = user_id.and_then(number).and_then(|id| u32::try_from(id).ok());
-    Some(Mount { id, parent, mount_point, fstype, user_id })
+    Some(Mount { id, parent, device, mount_point, fstype, user_id })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -141,8 +155,9 @@ garbage\n";
     }
 
     #[test]
-    fn a_line_gives_path_type_and_user() {
+    fn a_line_gives_path_device_type_and_user() {
         let mount = find("/mnt/with space").unwrap();
+        assert_eq!(mount.device, (0, 40));
         assert_eq!((mount.id, mount.parent, mount.user_id), (90, 22, Some(1000)));
         assert!(mount.is_glancefs());
         assert_eq!(find("/proc").unwrap().fstype, "proc");

@@ -4,8 +4,7 @@
 //! has no meaning yet and is only kept from killing the daemon.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::mountinfo;
+use super::place::Place;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fuse::unmount::{Manner, unmount};
 
 /// The handlers, from installation to the end of the process.
 pub struct Signals {
-    serving: Arc<AtomicBool>,
+    serving: Arc<OnceLock<Option<Place>>>,
     stop: CancellationToken,
 }
 
@@ -29,7 +29,7 @@ struct Listener {
     hang_up: Signal,
     foreground: bool,
     mountpoint: PathBuf,
-    serving: Arc<AtomicBool>,
+    serving: Arc<OnceLock<Option<Place>>>,
     stop: CancellationToken,
 }
 
@@ -56,9 +56,10 @@ impl Signals {
         Ok(signals)
     }
 
-    /// From now on the first signal asks for a clean end.
-    pub fn serving(&self) {
-        self.serving.store(true, Ordering::Release);
+    /// From now on the first signal asks for a clean end, of the mount at this place.
+    pub fn serving(&self, place: Option<Place>) {
+        // Set once, by who has mounted.
+        let _ = self.serving.set(place);
     }
 
     /// Completes when a signal has asked for a clean end.
@@ -78,7 +79,7 @@ impl Listener {
             };
             if number == libc::SIGHUP && !self.foreground {
                 info!("SIGHUP has no effect");
-            } else if !self.serving.load(Ordering::Acquire) {
+            } else if self.serving.get().is_none() {
                 warn!("{name} while starting: ending");
                 self.end_at_once(number).await;
             } else if self.stop.is_cancelled() {
@@ -94,10 +95,15 @@ impl Listener {
     /// Leaves no dead mount behind, and ends with the exit code of a process killed by the signal.
     async fn end_at_once(&self, number: i32) {
         let mountpoint = self.mountpoint.clone();
+        let place = self.serving.get().cloned().flatten();
         let detached = tokio::task::spawn_blocking(move || {
-            // The lock is ours, so a glancefs mounted there is ours too.
-            let ours =
-                mountinfo::topmost(&mountpoint).is_ok_and(|top| top.is_some_and(|top| top.is_glancefs()));
+            let ours = match place {
+                Some(place) => place.is_ours(),
+                // The lock is ours, so a glancefs mounted there is ours too.
+                None => {
+                    mountinfo::topmost(&mountpoint).is_ok_and(|top| top.is_some_and(|top| top.is_glancefs()))
+                }
+            };
             if ours && let Err(error) = unmount(&mountpoint, Manner::Lazy) {
                 warn!("{error}");
             }

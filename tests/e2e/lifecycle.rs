@@ -1,7 +1,8 @@
 //! Mounting, unmounting, the background process, and what a dead one leaves.
 
-use crate::harness::{Cloud, Mount, background, eventually, fails, run, sh, within};
+use crate::harness::{Cloud, Mount, background, eventually, fails, free_port, pattern, run, sh, within};
 use rustix::process::Signal;
+use std::io::Read;
 use std::time::Duration;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_glancefs");
@@ -127,6 +128,32 @@ fn a_busy_mount_says_so_and_can_be_detached() {
     user.signal(Signal::KILL);
     drop(user);
     eventually("the daemon ends with its last file", || mount.daemon().is_none());
+}
+
+#[test]
+fn a_new_mount_takes_the_place_of_one_that_was_detached_with_open_files() {
+    let cloud = Cloud::open();
+    let content = pattern(660, 3_000_000);
+    cloud.image("below.raw", &content);
+    let mount = cloud.mount(&format!("--metrics-listen {}", free_port()));
+    let former = mount.daemon().expect("a daemon");
+    let mut guest = std::fs::File::open(mount.path("below.raw")).unwrap();
+    let mut read = vec![0; 100_000];
+    guest.read_exact(&mut read).unwrap();
+    sh!("umount -l {mount} || fusermount3 -uz {mount}");
+    // No matter that it is the same place, the same port, and only just detached.
+    mount.up();
+    // Whoever ends the former one means that, which goes on for the guest.
+    sh!("kill -TERM {former}");
+    eventually("it says so", || mount.log().contains("a second signal ends at once"));
+    assert_eq!(mount.read("below.raw"), content, "of the new one");
+    guest.read_to_end(&mut read).unwrap();
+    assert!(read == content, "of the former one");
+    drop(guest);
+    eventually("the former daemon has ended", || !std::path::Path::new(&format!("/proc/{former}")).exists());
+    assert_eq!(sh!("grep -c ' {mount} ' /proc/self/mounts"), "1");
+    assert_eq!(mount.read("below.raw"), content);
+    mount.down();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::harness::{Cloud, Mount, fails, leave_out, pattern, run, sh};
+use crate::harness::{Cloud, Mount, fails, free_port, leave_out, pattern, run, sh};
 
 #[path = "../common/prometheus.rs"]
 mod prometheus;
@@ -125,9 +125,4 @@ fn metrics_are_served_by_http_on_a_port_of_this_host() {
         told.contains(&format!("--metrics-listen 127.0.0.1:{port}")) && told.contains("another port"),
         "{told}"
     );
-}
-
-/// One that nobody had a moment ago.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -24,7 +24,7 @@ pub use gate::Gate;
 pub use machine::{in_a_copy, no_copy};
 pub use mount::{Mount, is_glancefs, umount};
 pub use proxy::{Fault, Proxy, Rule};
-pub use run::{Folder, PROGRAM};
+pub use run::{Folder, PROGRAM, free_port};
 pub use shell::{Background, Outcome, background, background_handed, background_with, run, run_with};
 pub use tls::{Authority, Front};
 

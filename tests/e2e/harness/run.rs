@@ -39,6 +39,11 @@ rm -rf --one-file-system "$root"
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_glancefs");
 
+/// A TCP port that nobody had a moment ago.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 struct Run {
     root: PathBuf,
     guard: Mutex<Option<Child>>,
