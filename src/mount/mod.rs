@@ -87,11 +87,18 @@ pub fn as_daemon(config: &Config, environment: &Environment, readiness: Readines
     // Cache, spool, lock and log are nobody else's business.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let mut readiness = Some(readiness);
-    let outcome = logging::start(&logging::Destination::background(config)).and_then(|()| {
+    let log = logging::Destination::background(config);
+    // While that is the caller's, who prints what it hears of a failure.
+    let is_read_by_the_journal = logging::stderr_is_the_journal();
+    let outcome = logging::start(&log).and_then(|()| {
         serve(config, environment, || readiness.take().map_or(Ok(()), Readiness::ready), || {})
     });
     if let Err(error) = &outcome {
-        error!("{error}");
+        // Under a mount unit both would be in the journal.
+        let is_printed_there = is_read_by_the_journal && log == logging::Destination::Journal;
+        if readiness.is_none() || !is_printed_there {
+            error!("{error}");
+        }
         if let Some(readiness) = readiness {
             readiness.failed(error);
         }
@@ -134,7 +141,7 @@ fn serve(
     if outcome.is_err() {
         session.stop();
     }
-    wait_for_end(&session, &signals, &runtime);
+    wait_for_end(config, &session, &signals, &runtime);
     ended();
     session.finish();
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
@@ -143,7 +150,7 @@ fn serve(
 }
 
 /// Returns when the mount has ended, from outside or through a signal.
-fn wait_for_end(session: &Session, signals: &Signals, runtime: &tokio::runtime::Runtime) {
+fn wait_for_end(config: &Config, session: &Session, signals: &Signals, runtime: &tokio::runtime::Runtime) {
     let ended = CancellationToken::new();
     thread::scope(|scope| {
         // A thread, since `stop` may block. It ends with the mount, whichever comes first.
@@ -154,11 +161,20 @@ fn wait_for_end(session: &Session, signals: &Signals, runtime: &tokio::runtime::
                     () = ended.cancelled() => false,
                 }
             });
-            if asked {
+            if asked && is_detached(config) {
+                info!("{} is detached already: serving what is open", config.mountpoint.display());
+            } else if asked {
                 session.stop();
             }
         });
         session.wait();
         ended.cancel();
     });
+}
+
+/// Whether our mount cannot be found at its place any more (`umount --lazy`), while files on it are open: what is mounted there by
+/// now, such as the trigger of an automount, is not ours to unmount.
+fn is_detached(config: &Config) -> bool {
+    // The lock is ours, so a glancefs mounted there is ours too. Without a mount table the kernel decides.
+    config.device.is_none() && !mountinfo::is_glancefs(&config.mountpoint).unwrap_or(true)
 }

@@ -39,6 +39,14 @@ pub fn topmost(mount_point: &Path) -> Result<Option<Mount>> {
     Ok(topmost_in(&read()?, mount_point))
 }
 
+/// Whether a path look-up ends at a glancefs that is mounted at `mount_point`.
+///
+/// # Errors
+/// `Io` when the table cannot be read.
+pub fn is_glancefs(mount_point: &Path) -> Result<bool> {
+    Ok(topmost(mount_point)?.is_some_and(|top| top.is_glancefs()))
+}
+
 /// Where this user has mounted a glancefs, as far as a path look-up can end there.
 ///
 /// # Errors

@@ -96,8 +96,7 @@ impl Listener {
         let mountpoint = self.mountpoint.clone();
         let detached = tokio::task::spawn_blocking(move || {
             // The lock is ours, so a glancefs mounted there is ours too.
-            let ours =
-                mountinfo::topmost(&mountpoint).is_ok_and(|top| top.is_some_and(|top| top.is_glancefs()));
+            let ours = mountinfo::is_glancefs(&mountpoint).unwrap_or(false);
             if ours && let Err(error) = unmount(&mountpoint, Manner::Lazy) {
                 warn!("{error}");
             }

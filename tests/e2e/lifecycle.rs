@@ -1,6 +1,8 @@
 //! Mounting, unmounting, the background process, and what a dead one leaves.
 
-use crate::harness::{Cloud, Mount, background, eventually, fails, run, sh, within};
+use crate::harness::{
+    Cloud, Mount, background, eventually, fails, is_glancefs, is_root, leave_out, run, sh, within,
+};
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -127,6 +129,29 @@ fn a_busy_mount_says_so_and_can_be_detached() {
     user.signal(Signal::KILL);
     drop(user);
     eventually("the daemon ends with its last file", || mount.daemon().is_none());
+}
+
+#[test]
+fn a_detached_daemon_that_is_told_to_end_leaves_alone_what_is_mounted_there_by_now() {
+    if !is_root() {
+        leave_out!("a second mount needs root");
+    }
+    let cloud = Cloud::open();
+    cloud.image("detached.raw", b"detached");
+    let mount = cloud.mount("");
+    let daemon = mount.daemon().expect("a daemon");
+    let file = std::fs::File::open(mount.path("detached.raw")).unwrap();
+    sh!("{PROGRAM} umount --lazy {mount}");
+    // As an automount has its trigger there.
+    sh!("mount -t tmpfs none {mount}");
+    sh!("kill -TERM {daemon}");
+    eventually("it was told", || mount.log().contains("is detached already"));
+    assert_eq!(std::io::read_to_string(&file).unwrap(), "detached");
+    drop(file);
+    eventually("it ends with its last file", || !is_glancefs(daemon));
+    let left = sh!("grep ' {mount} ' /proc/self/mounts || true");
+    assert!(left.starts_with("none ") && left.lines().count() == 1, "{left}");
+    sh!("umount {mount}");
 }
 
 #[test]
