@@ -13,9 +13,9 @@ use crate::units::BLOCK_SIZE;
 /// (about 0.1 ms) shows on a fast network; above 16 MiB a request gains nothing more on a real Glance
 /// (3 ms against the 5 ms that 16 MiB take it).
 const PIECE_BYTES: (u64, u64) = (4 << 20, 16 << 20);
-/// The most that a single read somewhere makes us fetch: at 1 MiB a recorded boot uses 4 of 10 bytes
-/// that it fetches, at 4 MiB fewer than 2 (`docs/design.md`, "Reading").
-const LARGEST_CHUNK: u64 = 1 << 20;
+/// The most that a single read somewhere makes us fetch. Debian that starts from a Glance 10 ms away fetches 14 % of its image
+/// in 440 requests; at 1 MiB it was 19.5 % in 218 (`docs/benchmarks.md`, "Whole virtual machines").
+const LARGEST_CHUNK: u64 = 256 << 10;
 /// Below this a round trip costs less than the copies of what would be fetched in vain.
 const WORTH_WIDENING: Duration = Duration::from_millis(1);
 /// A worse sample moves the estimate by this part: load of the moment should not look like distance.
@@ -140,9 +140,9 @@ mod tests {
     #[test]
     fn where_a_request_is_dear_it_asks_for_more() {
         let glance = pace(3_100, 2_000_000_000);
-        assert_eq!((glance.chunk(), glance.piece()), (MIB, 16 * MIB));
+        assert_eq!((glance.chunk(), glance.piece()), (256 * KIB, 16 * MIB));
         let far_and_thin = pace(10_000, 125_000_000);
-        assert_eq!((far_and_thin.chunk(), far_and_thin.piece()), (512 * KIB, 4 * MIB));
+        assert_eq!((far_and_thin.chunk(), far_and_thin.piece()), (256 * KIB, 4 * MIB));
     }
 
     #[test]
@@ -181,6 +181,6 @@ mod tests {
         meter.body(u64::MAX, Duration::ZERO, SAMPLE_TIME);
         meter.body(u64::MAX, Duration::MAX, Duration::ZERO);
         meter.first_byte(Duration::MAX);
-        assert_eq!((meter.pace().chunk(), meter.pace().piece()), (MIB, 16 * MIB));
+        assert_eq!((meter.pace().chunk(), meter.pace().piece()), (256 * KIB, 16 * MIB));
     }
 }

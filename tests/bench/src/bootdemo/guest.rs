@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::arguments::Arguments;
 use crate::Result;
-use crate::process::run;
+use crate::process::{Processes, run};
 
 /// After this a guest will not start any more. A slow machine that emulates takes minutes.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -23,6 +23,8 @@ pub struct Started {
     pub read: u64,
     /// How long it has waited for that, all reads added up.
     pub waited: Duration,
+    /// Processor time that QEMU has used.
+    pub worked: Duration,
 }
 
 /// A running guest; it is killed when dropped.
@@ -81,6 +83,7 @@ impl Guest {
     /// Waits until it has started.
     pub fn started(&mut self) -> Result<Started> {
         let (at, line) = self.line("bootdemo: started ")?;
+        let worked = Processes(vec![self.child.id()]).cpu_seconds();
         let number = |name: &str| -> Result<u64> {
             let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
             Ok(word.ok_or_else(|| format!("the guest said {line:?}"))?.parse()?)
@@ -90,6 +93,7 @@ impl Guest {
             // The unit of /sys/block/*/stat is 512 bytes, whatever the disk's sectors are.
             read: number("sectors=")? * 512,
             waited: Duration::from_millis(number("milliseconds=")?),
+            worked: Duration::from_secs_f64(worked),
         })
     }
 

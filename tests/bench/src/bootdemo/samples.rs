@@ -31,6 +31,8 @@ pub struct Sample {
     pub read: u64,
     /// How long the guest's reads took, added up.
     pub waited: Duration,
+    /// Processor time that QEMU used until the guest had started.
+    pub worked: Duration,
     /// How long the mount took for the kernel's reads, added up. None where there is no mount.
     pub served: Option<Duration>,
     /// What Glance sent of the image until the guest had started, in bytes.
@@ -39,7 +41,7 @@ pub struct Sample {
     pub requests: u64,
 }
 
-const HEADER: &str = "image,way,round,size,download,start,read,waited,served,fetched,requests";
+const HEADER: &str = "image,way,round,size,download,start,read,waited,worked,served,fetched,requests";
 
 impl Sample {
     /// From the beginning until the guest has started, the download included.
@@ -47,10 +49,15 @@ impl Sample {
         (self.download + self.start).as_secs_f64()
     }
 
+    /// How long of that QEMU did not compute: the download, waits for data, and what a starting system waits for besides.
+    pub fn idle(&self) -> f64 {
+        self.seconds() - self.worked.as_secs_f64()
+    }
+
     fn line(&self) -> String {
         let served = self.served.map_or(String::new(), |served| format!("{:.3}", served.as_secs_f64()));
         format!(
-            "{},{:?},{},{},{:.3},{:.3},{},{:.3},{served},{},{}",
+            "{},{:?},{},{},{:.3},{:.3},{},{:.3},{:.3},{served},{},{}",
             self.kind,
             self.way,
             self.round,
@@ -59,13 +66,14 @@ impl Sample {
             self.start.as_secs_f64(),
             self.read,
             self.waited.as_secs_f64(),
+            self.worked.as_secs_f64(),
             self.fetched,
             self.requests
         )
     }
 
     fn parse(line: &str) -> Result<Self> {
-        let [kind, way, round, size, download, start, read, waited, served, fetched, requests] =
+        let [kind, way, round, size, download, start, read, waited, worked, served, fetched, requests] =
             line.split(',').collect::<Vec<_>>()[..]
         else {
             return Err(format!("not a sample: {line:?}").into());
@@ -81,6 +89,7 @@ impl Sample {
             start: seconds(start)?,
             read: read.parse()?,
             waited: seconds(waited)?,
+            worked: seconds(worked)?,
             served: if served.is_empty() { None } else { Some(seconds(served)?) },
             fetched: fetched.parse()?,
             requests: requests.parse()?,
@@ -155,6 +164,7 @@ mod tests {
         start: Duration::from_millis(23_456),
         read: 40_000_000,
         waited: Duration::from_millis(1_500),
+        worked: Duration::from_millis(20_250),
         served: Some(Duration::from_millis(2_250)),
         fetched: 60_000_000,
         requests: 321,

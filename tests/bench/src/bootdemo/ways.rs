@@ -171,6 +171,7 @@ impl Round<'_> {
             start: started.after,
             read: started.read,
             waited: started.waited,
+            worked: started.worked,
             served: None,
             fetched: traffic.bytes,
             requests: traffic.requests,
