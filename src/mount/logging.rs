@@ -1,5 +1,5 @@
-//! Where log lines go, and which: standard error in the foreground; in the background `--log-file`,
-//! else the journal, else syslog.
+//! Where log lines go, and which: standard error in the foreground, unless that is read by the journal; in the background
+//! `--log-file`, else the journal, else syslog.
 
 use std::backtrace::Backtrace;
 use std::fs::OpenOptions;
@@ -45,9 +45,14 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// In the foreground: `--log-file`, else standard error.
+    /// In the foreground: `--log-file`, else standard error. As a service of systemd that would be read by the journal line by
+    /// line: it gets the fields instead.
     pub fn foreground(config: &Config) -> Self {
-        config.log_file.clone().map_or(Self::Stderr, Self::File)
+        match &config.log_file {
+            Some(file) => Self::File(file.clone()),
+            None if stderr_is_the_journal() && is_socket(JOURNAL_SOCKET) => Self::Journal,
+            None => Self::Stderr,
+        }
     }
 
     /// In the background: `--log-file`, else the journal, else syslog.
@@ -74,6 +79,14 @@ impl Destination {
 
 fn is_socket(path: &str) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// Whether systemd has connected standard error to the journal and nobody has changed that since: `JOURNAL_STREAM` (systemd.exec(5))
+/// has the device and the inode of the connection.
+pub fn stderr_is_the_journal() -> bool {
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let stderr = rustix::fs::fstat(rustix::stdio::stderr());
+    stderr.is_ok_and(|stderr| *stream == *format!("{}:{}", stderr.st_dev, stderr.st_ino))
 }
 
 /// Starts logging for the life of the process, panics included.

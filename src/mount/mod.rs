@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::allocator;
 use crate::config::{Config, Environment};
@@ -91,11 +91,18 @@ pub fn as_daemon(config: &Config, environment: &Environment, readiness: Readines
     // Cache, spool, lock and log are nobody else's business.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let mut readiness = Some(readiness);
-    let outcome = logging::start(&logging::Destination::background(config)).and_then(|()| {
+    let log = logging::Destination::background(config);
+    // While that is the caller's, who prints what it hears of a failure.
+    let is_read_by_the_journal = logging::stderr_is_the_journal();
+    let outcome = logging::start(&log).and_then(|()| {
         serve(config, environment, || readiness.take().map_or(Ok(()), Readiness::ready), || {})
     });
     if let Err(error) = &outcome {
-        error!("{error}");
+        // Under a mount unit both would be in the journal.
+        let is_printed_there = is_read_by_the_journal && log == logging::Destination::Journal;
+        if readiness.is_none() || !is_printed_there {
+            error!("{error}");
+        }
         if let Some(readiness) = readiness {
             readiness.failed(error);
         }
@@ -144,7 +151,7 @@ fn serve(
             place.free_when_detached(move || claim.lock().unwrap_or_else(PoisonError::into_inner).take());
         AbortOnDropHandle::new(runtime.spawn(free))
     });
-    wait_for_end(&session, &signals, place.as_ref(), &runtime);
+    wait_for_end(config, &session, &signals, place.as_ref(), &runtime);
     drop(watch);
     ended();
     session.finish();
@@ -155,6 +162,7 @@ fn serve(
 
 /// Returns when the mount has ended, from outside or through a signal.
 fn wait_for_end(
+    config: &Config,
     session: &Session,
     signals: &Signals,
     place: Option<&Place>,
@@ -172,8 +180,10 @@ fn wait_for_end(
             });
             match place {
                 _ if !asked => {}
-                Some(place) if !place.is_ours() => warn!(
-                    "the mount is detached, or another covers it: what is open is served until it is closed; a second signal ends at once"
+                // What is mounted there by now, such as the trigger of an automount, is not ours to unmount.
+                Some(place) if !place.is_ours() => info!(
+                    "{} is detached already: serving what is open until it is closed; a second signal ends at once",
+                    config.mountpoint.display()
                 ),
                 _ => session.stop(),
             }

@@ -68,7 +68,7 @@ impl Place {
             let _ended = metrics.await;
         }
         // It removes a file.
-        let _freed = blocking(move || Ok(drop(instance))).await;
+        let _freed = tokio::task::spawn_blocking(move || drop(instance)).await;
         info!(
             "{} was unmounted while files are open: they are served until they are closed, and another mount can be made there",
             self.mountpoint.display()

@@ -1,6 +1,9 @@
 //! Mounting, unmounting, the background process, and what a dead one leaves.
 
-use crate::harness::{Cloud, Mount, background, eventually, fails, free_port, pattern, run, sh, within};
+use crate::harness::{
+    Cloud, Mount, background, eventually, fails, free_port, is_glancefs, is_root, leave_out, pattern, run,
+    sh, within,
+};
 use rustix::process::Signal;
 use std::io::Read;
 use std::time::Duration;
@@ -154,6 +157,29 @@ fn a_new_mount_takes_the_place_of_one_that_was_detached_with_open_files() {
     assert_eq!(sh!("grep -c ' {mount} ' /proc/self/mounts"), "1");
     assert_eq!(mount.read("below.raw"), content);
     mount.down();
+}
+
+#[test]
+fn a_detached_daemon_that_is_told_to_end_leaves_alone_what_is_mounted_there_by_now() {
+    if !is_root() {
+        leave_out!("a second mount needs root");
+    }
+    let cloud = Cloud::open();
+    cloud.image("detached.raw", b"detached");
+    let mount = cloud.mount("");
+    let daemon = mount.daemon().expect("a daemon");
+    let file = std::fs::File::open(mount.path("detached.raw")).unwrap();
+    sh!("{PROGRAM} umount --lazy {mount}");
+    // As an automount has its trigger there.
+    sh!("mount -t tmpfs none {mount}");
+    sh!("kill -TERM {daemon}");
+    eventually("it was told", || mount.log().contains("is detached already"));
+    assert_eq!(std::io::read_to_string(&file).unwrap(), "detached");
+    drop(file);
+    eventually("it ends with its last file", || !is_glancefs(daemon));
+    let left = sh!("grep ' {mount} ' /proc/self/mounts || true");
+    assert!(left.starts_with("none ") && left.lines().count() == 1, "{left}");
+    sh!("umount {mount}");
 }
 
 #[test]

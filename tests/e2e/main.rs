@@ -13,6 +13,7 @@
 )]
 
 mod auth;
+mod automounts;
 mod cache_disk;
 mod crashes;
 mod direct;

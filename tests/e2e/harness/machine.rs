@@ -33,7 +33,8 @@ mkdir -p "$at/root/run/changed" && mount --bind "$at/changed" "$at/root/run/chan
 exec chroot "$at/root" bash -c "cd /; trap 'echo \"failed in line \$LINENO: \$BASH_COMMAND\" >&2' ERR; $script"
 "#;
 
-fn started(script: &str, variables: &[(String, String)]) -> Background {
+/// Starts a script in a copy, with these variables.
+pub(super) fn started_with(script: &str, variables: &[(String, String)]) -> Background {
     let folder = super::Folder::new("machine");
     let target = Path::new(PROGRAM).parent().unwrap();
     let mut variables = variables.to_vec();
@@ -58,7 +59,7 @@ pub fn no_copy() -> Option<&'static str> {
         if !is_root() {
             return Some("a copy of this machine needs root".to_owned());
         }
-        let outcome = started("test -w /etc", &[]).finish();
+        let outcome = started_with("test -w /etc", &[]).finish();
         (!outcome.succeeded()).then(|| format!("no copy of this machine can be made: {outcome}"))
     });
     WHY.as_deref()
@@ -67,5 +68,5 @@ pub fn no_copy() -> Option<&'static str> {
 /// Runs a script of bash as root of a copy, with `-e`.
 #[track_caller]
 pub fn in_a_copy(script: &str, variables: &[(String, String)]) -> Outcome {
-    started(script, variables).finish()
+    started_with(script, variables).finish()
 }

@@ -12,6 +12,7 @@ mod mount;
 mod proxy;
 mod run;
 mod shell;
+mod systemd;
 mod tls;
 
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ pub use mount::{Mount, is_glancefs, umount};
 pub use proxy::{Fault, Proxy, Rule};
 pub use run::{Folder, PROGRAM, free_port};
 pub use shell::{Background, Outcome, background, background_handed, background_with, run, run_with};
+pub use systemd::{no_systemd, under_systemd};
 pub use tls::{Authority, Front};
 
 /// How long anything that happens by itself may take on a busy machine.

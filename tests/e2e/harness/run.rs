@@ -33,6 +33,13 @@ done
 for settings in "$root"/*/settings; do
   [ ! -e "$settings" ] || "$devcloud" down --wipe --dir "${settings%/settings}" 2>/dev/null
 done
+# Of each systemd that ran, one named after its folder; empty a moment after its processes have ended.
+for cgroups in $(awk '$3 == "cgroup2" { print $2 }' /proc/self/mounts); do
+  for _ in $(seq 20); do
+    [ -e "$cgroups/${root##*/}" ] || break
+    find "$cgroups/${root##*/}" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.1
+  done
+done
 rm -rf --one-file-system "$root"
 "#;
 
