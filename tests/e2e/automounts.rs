@@ -150,6 +150,8 @@ told() { journalctl -q --sync; journalctl -q -o cat --unit $service | grep -qF "
 soon told
 alone
 back
+# The next start has all the time that it needs.
+drop_in
 soon state $service 'active running success'
 [ "$(cat /mnt/my-cloud/after-outage.raw)" = 'after the outage' ] || fail 'not read'
 systemctl stop $service

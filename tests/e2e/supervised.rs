@@ -25,13 +25,13 @@ fn a_service_manager_is_told_when_it_is_ready_and_when_it_ends() {
         let length = socket.recv(&mut message).expect("a word");
         String::from_utf8_lossy(&message[..length]).into_owned()
     };
-    let start = |endpoint: &str| {
+    let start = |endpoint: &str, options: &str| {
         background(&format!(
             "exec env NOTIFY_SOCKET={path} OS_AUTH_TYPE=none OS_ENDPOINT={endpoint} {PROGRAM} mount --foreground \
-             --timeout 1s --cache-dir {beside}/cache {mount}"
+             {options} --cache-dir {beside}/cache {mount}"
         ))
     };
-    let service = start(&cloud.url);
+    let service = start(&cloud.url, "");
     let said = word();
     assert!(said.starts_with("READY=1\n") && said.contains(&format!("STATUS=mounted at {mount}")), "{said}");
     // It is ready when it says so.
@@ -40,7 +40,7 @@ fn a_service_manager_is_told_when_it_is_ready_and_when_it_ends() {
     assert!(word().starts_with("STOPPING=1\n"));
     assert!(service.finish().succeeded());
     // A failure is told as what `systemctl status` shows.
-    let failing = start("http://127.0.0.1:1");
+    let failing = start("http://127.0.0.1:1", "--timeout 1s");
     let said = word();
     assert!(said.starts_with("STATUS=") && said.contains("is Glance running there?"), "{said}");
     assert!(!failing.finish().succeeded());
