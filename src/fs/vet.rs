@@ -45,7 +45,7 @@ const ROUNDS: u32 = 3;
 pub(super) struct Vetting {
     trust: TrustConfig,
     /// By content: why it is unsafe, `None` for one that is not.
-    pub(super) verdicts: Mutex<LruCache<Key, Option<Arc<str>>>>,
+    verdicts: Mutex<LruCache<Key, Option<Arc<str>>>>,
     /// Hashes of proven contents that only a signature needs.
     digests: Mutex<LruCache<(Key, Hash), Digest>>,
     /// Files of a shared store that matched the hash of their image.
@@ -69,6 +69,12 @@ impl Vetting {
         for hash in Hash::ALL {
             lock(&self.digests).pop(&(key, hash));
         }
+    }
+
+    /// How many contents were judged and not forgotten.
+    #[cfg(test)]
+    pub(super) fn verdicts(&self) -> usize {
+        lock(&self.verdicts).len()
     }
 
     /// An open waits for what is to be found out.

@@ -61,12 +61,7 @@ impl Soak {
         // Less cache and memory than images, so that blocks are evicted and fetched again all the time. A Glance that is
         // killed while it takes data leaves a record that never says more, which is waited for as long as the time-out.
         let options = "--allow-delete --cache-size 96M --memory-limit 32M --metadata-ttl 2s --spool-size 256M --timeout 40s";
-        let mut variables = cloud.variables(None);
-        // Small blocks that a thread gave back and keeps for itself, up to 230 KiB each, count as allocated (mallinfo(3)). They fill
-        // over the hours; without them what is counted is what the program has in use.
-        variables.push(("GLIBC_TUNABLES".to_owned(), "glibc.malloc.tcache_count=0".to_owned()));
-        let mount = Mount::new(variables, options);
-        mount.up();
+        let mount = cloud.mount(options);
         let images = Store::new(&cloud, mount.beside());
         let meter = Meter::of(mount.daemon().expect("a daemon"));
         let (at_work, servers) = (RwLock::default(), RwLock::default());
