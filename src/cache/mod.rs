@@ -42,6 +42,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast};
 
+use crate::allocator;
 use crate::budget::{Budget, memory_limit};
 use crate::config::CacheConfig;
 use crate::error::{Error, Result};
@@ -73,6 +74,8 @@ pub use self::whole::{Evicted, Holding, Usage};
 const DISK_THREADS: usize = 8;
 /// How often it is written down when blocks were last used. Eviction looks at minutes.
 const STAMP_PERIOD: Duration = Duration::from_secs(60);
+/// How often the buffers go that were not needed since the last time: long beside the time in which a new one is zeroed.
+const BUFFER_PERIOD: Duration = Duration::from_secs(5);
 /// How long an unmount waits for what is queued for the disk: it is only a cache.
 const SHUT_DOWN_LIMIT: Duration = Duration::from_secs(10);
 /// Mismatches that a slow listener may be behind.
@@ -165,6 +168,7 @@ impl Cache {
             runtime,
         });
         core.runtime.spawn(write_stamps_now_and_then(Arc::downgrade(&core)));
+        core.runtime.spawn(let_buffers_go_now_and_then(Arc::downgrade(&core)));
         Ok(Self { core })
     }
 
@@ -366,5 +370,18 @@ async fn write_stamps_now_and_then(core: Weak<Core>) {
         let Some(core) = core.upgrade() else { return };
         let runtime = core.runtime.clone();
         runtime.spawn_blocking(move || Tenants::write_stamps(&*core)).await.ok();
+    }
+}
+
+/// The buffers that many readers at once made us take go when they are gone.
+async fn let_buffers_go_now_and_then(core: Weak<Core>) {
+    loop {
+        tokio::time::sleep(BUFFER_PERIOD).await;
+        let Some(core) = core.upgrade() else { return };
+        if core.buffers.let_go_of_unneeded() {
+            let runtime = core.runtime.clone();
+            drop(core);
+            runtime.spawn_blocking(allocator::give_memory_back).await.ok();
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Buffers for long reads, used again: making, zeroing and giving back a megabyte for each read costs as
-//! much as filling it.
+//! much as filling it. Those that nobody needs for a while go.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -16,7 +16,22 @@ const KEPT: usize = 8;
 /// The spare buffers of a cache; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Buffers {
-    spare: Arc<Mutex<Vec<Box<[u8]>>>>,
+    spare: Arc<Mutex<Spare>>,
+}
+
+#[derive(Debug, Default)]
+struct Spare {
+    buffers: Vec<Box<[u8]>>,
+    /// The fewest there were since the last look at them: so many were not needed.
+    fewest: usize,
+}
+
+impl Spare {
+    fn take(&mut self) -> Option<Box<[u8]>> {
+        let buffer = self.buffers.pop();
+        self.fewest = self.fewest.min(self.buffers.len());
+        buffer
+    }
 }
 
 impl Buffers {
@@ -27,13 +42,23 @@ impl Buffers {
             fill(&mut bytes)?;
             return Some(Bytes::from(bytes));
         }
-        let bytes = self.spare().pop().unwrap_or_else(|| vec![0; LEN].into_boxed_slice());
+        let bytes = self.spare().take().unwrap_or_else(|| vec![0; LEN].into_boxed_slice());
         let mut lent = Lent { bytes, len, home: self.clone() };
         fill(&mut lent.bytes[..len])?;
         Some(Bytes::from_owner(lent))
     }
 
-    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Box<[u8]>>> {
+    /// Lets go of the buffers that nobody needed since the last call; whether there were any.
+    pub(crate) fn let_go_of_unneeded(&self) -> bool {
+        let mut spare = self.spare();
+        let needed = spare.buffers.len().saturating_sub(spare.fewest);
+        let unneeded = spare.buffers.split_off(needed);
+        spare.fewest = needed;
+        drop(spare);
+        !unneeded.is_empty()
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Spare> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -54,8 +79,8 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut spare = self.home.spare();
-        if spare.len() < KEPT {
-            spare.push(std::mem::take(&mut self.bytes));
+        if spare.buffers.len() < KEPT {
+            spare.buffers.push(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -78,13 +103,17 @@ mod tests {
         let first = filled(200_000);
         let (part, at) = (first.slice(10..20), first.as_ptr());
         drop(first);
-        assert_eq!((part.as_ref(), buffers.spare().len()), ([7; 10].as_slice(), 0), "a part is still read");
+        assert_eq!(
+            (part.as_ref(), buffers.spare().buffers.len()),
+            ([7; 10].as_slice(), 0),
+            "a part is still read"
+        );
         drop(part);
-        assert_eq!(buffers.spare().len(), 1);
+        assert_eq!(buffers.spare().buffers.len(), 1);
         assert_eq!(filled(100_000).len(), 100_000);
         assert_eq!(filled(300_000).as_ptr(), at);
         assert!(buffers.filled(200_000, |_| None).is_none());
-        assert_eq!(buffers.spare().len(), 1, "also when it could not be filled");
+        assert_eq!(buffers.spare().buffers.len(), 1, "also when it could not be filled");
     }
 
     #[test]
@@ -92,9 +121,27 @@ mod tests {
         let buffers = Buffers::default();
         let many: Vec<_> = (0..3 * KEPT).map(|_| buffers.filled(200_000, |_| Some(())).unwrap()).collect();
         drop(many);
-        assert_eq!(buffers.spare().len(), KEPT);
+        assert_eq!(buffers.spare().buffers.len(), KEPT);
         let (small, large) = (buffers.filled(65_536, |_| Some(())), buffers.filled(2 * LEN, |_| Some(())));
         assert_eq!((small.unwrap().len(), large.unwrap().len()), (65_536, 2 * LEN));
-        assert_eq!(buffers.spare().len(), KEPT);
+        assert_eq!(buffers.spare().buffers.len(), KEPT);
+    }
+    #[test]
+    fn what_was_not_needed_between_two_looks_goes() {
+        let buffers = Buffers::default();
+        let use_at_once = |count: usize| {
+            let used: Vec<_> = (0..count).map(|_| buffers.filled(200_000, |_| Some(())).unwrap()).collect();
+            drop(used);
+        };
+        use_at_once(5);
+        assert!(!buffers.let_go_of_unneeded(), "all five were needed");
+        use_at_once(2);
+        use_at_once(1);
+        assert!(buffers.let_go_of_unneeded());
+        assert_eq!(buffers.spare().buffers.len(), 2);
+        use_at_once(2);
+        assert!(!buffers.let_go_of_unneeded());
+        assert!(buffers.let_go_of_unneeded(), "nobody read");
+        assert_eq!(buffers.spare().buffers.len(), 0);
     }
 }

@@ -84,6 +84,8 @@ pub struct Rest {
     /// What it has allocated and not given back, in KiB, without blocks of images. The resident memory has gaps between
     /// what lives, too, of which there are more after an hour than after a minute; what was lost is in this number only.
     pub allocated: u64,
+    /// Of the resident memory, what blocks of images take, in KiB: of those that are gone, which nobody can evict.
+    pub blocks: u64,
 }
 
 impl Rest {
@@ -95,7 +97,7 @@ impl Rest {
 
 impl fmt::Display for Rest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} KiB allocated, {}", self.allocated, self.reading)
+        write!(f, "{} KiB allocated, {} KiB of blocks, {}", self.allocated, self.blocks, self.reading)
     }
 }
 

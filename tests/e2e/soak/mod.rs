@@ -139,8 +139,10 @@ impl Soak {
             line.unwrap_or_else(|| panic!("{name} in {text}")).trim().parse::<f64>().unwrap()
         };
         // Images that are gone cannot be evicted: their blocks stay until others take their place.
+        let kib = |bytes: f64| (bytes / 1024.0) as u64;
         let blocks = told("glancefs_cache_bytes{tier=\"memory\"}");
-        Rest { reading, allocated: ((told("glancefs_memory_allocated_bytes") - blocks) / 1024.0) as u64 }
+        let allocated = kib(told("glancefs_memory_allocated_bytes") - blocks);
+        Rest { reading, allocated, blocks: kib(blocks) }
     }
 
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, seconds: u64) -> [Rest; 2] {
