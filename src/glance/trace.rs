@@ -74,33 +74,27 @@ impl<'a> Exchange<'a> {
         let status = response.status().as_u16();
         PROCESS.request(self.operation.call(), Some(status), self.begun.elapsed());
         let server_id = told_id(response.headers());
-        // Both are the same line; the level of an event cannot be a value.
+        // The level of an event cannot be a value.
+        macro_rules! tell {
+            ($level:ident, $message:literal) => {
+                tracing::$level!(
+                    operation = self.operation.call().word(),
+                    image = self.image(),
+                    peer = %host(self.base),
+                    method = %self.method,
+                    path = self.path,
+                    status,
+                    latency_ms = self.latency(),
+                    request_id = self.id,
+                    server_request_id = server_id,
+                    $message
+                )
+            };
+        }
         if is_failure(self.operation, status) {
-            tracing::warn!(
-                operation = self.operation.call().word(),
-                image = self.image(),
-                peer = %host(self.base),
-                method = %self.method,
-                path = self.path,
-                status,
-                latency_ms = self.latency(),
-                request_id = self.id,
-                server_request_id = server_id,
-                "request failed"
-            );
+            tell!(warn, "request failed");
         } else {
-            tracing::debug!(
-                operation = self.operation.call().word(),
-                image = self.image(),
-                peer = %host(self.base),
-                method = %self.method,
-                path = self.path,
-                status,
-                latency_ms = self.latency(),
-                request_id = self.id,
-                server_request_id = server_id,
-                "request"
-            );
+            tell!(debug, "request");
         }
     }
 
