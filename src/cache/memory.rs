@@ -137,8 +137,13 @@ impl Memory {
 
     /// Lets go of every block of `image`.
     pub(super) fn purge(&self, image: Key) {
+        self.purge_all(|of| of == image);
+    }
+
+    /// Lets go of every block of the images that are doomed; one look at each block.
+    pub(super) fn purge_all(&self, is_doomed: impl Fn(Key) -> bool) {
         let mut tier = self.tier();
-        let doomed: Vec<_> = tier.blocks.iter().map(|(at, _)| *at).filter(|at| at.0 == image).collect();
+        let doomed: Vec<_> = tier.blocks.iter().map(|(at, _)| *at).filter(|at| is_doomed(at.0)).collect();
         for at in doomed {
             tier.forget(at.0, at.1);
         }

@@ -34,7 +34,7 @@ mod verify;
 mod whole;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -213,6 +213,14 @@ impl Cache {
             Some(image) => image.verified(),
             None => self.core.peek(identity).map_or(Verified::None, |disk| disk.proven()),
         }
+    }
+
+    /// Gives back the memory of images that are no longer listed, but of those that somebody has open: nobody else will ask for
+    /// their blocks, which would stay until others want the room. On disk they are left to eviction.
+    pub fn forget_gone(&self, images: &HashSet<Key>) {
+        let is_open = |key| self.core.open_image(key).is_some();
+        let doomed: HashSet<Key> = images.iter().copied().filter(|&key| !is_open(key)).collect();
+        self.core.memory.purge_all(|image| doomed.contains(&image));
     }
 
     /// Where the last list of images of a cloud, as a project sees it, is saved.

@@ -1,5 +1,6 @@
 //! What the kernel must forget when the list of images changes.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ impl ImageFs {
     /// What the kernel must forget to go from the list `old` to `new`; as much work as they differ. What we remember of images that
     /// are gone is forgotten: over months they are many, and each small thing that stays keeps a page of memory.
     pub fn invalidations(&self, old: &Snapshot, new: &Snapshot) -> Vec<Invalidation> {
-        let mut found = Vec::new();
+        let (mut found, mut gone) = (Vec::new(), HashSet::new());
         for (name, id) in old.names().lost_in(new.names()) {
             // It may go on leading there by another spelling.
             if new.names().find(name) != Some(id) {
@@ -43,7 +44,9 @@ impl ImageFs {
                 if self.bases.is_on() {
                     found.push(base_entry(&image.id));
                 }
-                self.vetting.forget(self.identity(image).key());
+                let key = self.identity(image).key();
+                self.vetting.forget(key);
+                gone.insert(key);
                 lock(&self.unlisted).pop(&image.id);
                 continue;
             };
@@ -54,6 +57,9 @@ impl ImageFs {
             for ino in self.inos_of(&image.id) {
                 found.push(if same { Invalidation::Attributes(ino) } else { Invalidation::Data(ino) });
             }
+        }
+        if !gone.is_empty() {
+            self.layers.cache.forget_gone(&gone);
         }
         found
     }

@@ -142,3 +142,27 @@ async fn what_is_read_past_us_is_not_evicted() {
     }
     panic!("nobody has it open, and it is empty, but it is still there");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_are_gone_leave_memory_unless_they_are_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(dir.path());
+    let ids = [1, 2, 3].map(|seed| unhashed(seed, MIB));
+    let whole = ByteRange::new(0, MIB);
+    let [still_open, closed, listed] =
+        [0, 1, 2].map(|at| cache.image(&ids[at], FakeSource::new(at as u64 + 1, MIB)));
+    for image in [&still_open, &closed, &listed] {
+        read(image, whole).await;
+    }
+    assert_eq!(cache.memory().0, 3 * MIB);
+    drop((closed, listed));
+    let gone = [ids[0].key(), ids[1].key()].into();
+    // What works behind a reader has the image open, too.
+    eventually("what is closed and gone is forgotten", || {
+        cache.forget_gone(&gone);
+        cache.memory().0 < 3 * MIB
+    })
+    .await;
+    assert_eq!(cache.memory().0, 2 * MIB);
+    assert_eq!(still_open.try_read(whole).unwrap(), pattern(1, whole));
+}

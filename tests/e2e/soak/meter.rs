@@ -84,7 +84,7 @@ pub struct Rest {
     /// What it has allocated and not given back, in KiB, without blocks of images. The resident memory has gaps between
     /// what lives, too, of which there are more after an hour than after a minute; what was lost is in this number only.
     pub allocated: u64,
-    /// Of the resident memory, what blocks of images take, in KiB: of those that are gone, which nobody can evict.
+    /// Of the resident memory, what blocks of images take, in KiB: of those that went while they were open, which nobody can evict.
     pub blocks: u64,
 }
 

@@ -138,7 +138,7 @@ impl Soak {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap_or_else(|| panic!("{name} in {text}")).trim().parse::<f64>().unwrap()
         };
-        // Images that are gone cannot be evicted: their blocks stay until others take their place.
+        // Nobody can evict an image that is gone. What was open when it went keeps its blocks until others take their place.
         let kib = |bytes: f64| (bytes / 1024.0) as u64;
         let blocks = told("glancefs_cache_bytes{tier=\"memory\"}");
         let allocated = kib(told("glancefs_memory_allocated_bytes") - blocks);
