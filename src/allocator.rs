@@ -22,7 +22,8 @@ pub fn give_memory_back() {
 }
 
 /// Bytes that the program asked for and has not given back, and small blocks that its threads keep for their next use (up to
-/// 230 KiB each); gaps and other reserves of the allocator are not counted. None where the C library does not tell. It is told in 32 bits (mallinfo(3)): beyond 4 GiB the rest shows.
+/// 230 KiB each); gaps and other reserves of the allocator are not counted. None where the C library does not tell. It is told
+/// in 32 bits (mallinfo(3)): beyond 4 GiB the rest shows.
 pub fn allocated() -> Option<u64> {
     #[cfg(target_env = "gnu")]
     {

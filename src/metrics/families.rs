@@ -50,7 +50,7 @@ families! {
     START_TIME: Gauge "glancefs_start_time_seconds", "When the mount began, in seconds since 1970.";
     RESIDENT: Gauge "glancefs_memory_resident_bytes", "Memory that the process has in use.";
     ALLOCATED: Gauge "glancefs_memory_allocated_bytes",
-        "Memory that the program has asked for and not given back, touched or not; it has no gaps between what is in use, as the resident memory has, and small blocks that threads keep for their next use. With the GNU C library only.";
+        "Memory that the program has asked for and not given back, touched or not, and small blocks that its threads keep for their next use; without the gaps that the resident memory has. With the GNU C library only.";
     MEMORY_BUDGET: Gauge "glancefs_memory_budget_bytes",
         "Memory that cached blocks and transfers may take together (`--memory-limit`, less in a small cgroup).";
     MEMORY_IN_FLIGHT: Gauge "glancefs_memory_in_flight_bytes",

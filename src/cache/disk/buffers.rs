@@ -126,6 +126,7 @@ mod tests {
         assert_eq!((small.unwrap().len(), large.unwrap().len()), (65_536, 2 * LEN));
         assert_eq!(buffers.spare().buffers.len(), KEPT);
     }
+
     #[test]
     fn what_was_not_needed_between_two_looks_goes() {
         let buffers = Buffers::default();

@@ -28,12 +28,12 @@ const LONG: u64 = 1800;
 /// Seconds of a run whose sixths are long enough that medians in use can be compared.
 const STEADY: u64 = 1200;
 
-/// How long the daemon has nothing to do before it is measured: idle threads of tokio's blocking pool end after 10 s. The
-/// last 5 s are what is measured.
+/// How long the daemon has nothing to do before it is measured: buffers that nobody needs go within 10 s. The last 5 s are what
+/// is measured.
 const IDLE: Duration = Duration::from_secs(16);
 
 /// How often it is measured at the end until it takes no more than it took: the list that is refreshed, or somebody who reads
-/// the metrics, keeps a thread or two for 10 s.
+/// the metrics, keeps a thread or two for a moment.
 const LOOKS: usize = 3;
 
 /// How long the same images are in use: longer than a registration for passthrough keeps a copy from being evicted.
