@@ -7,7 +7,7 @@
 //! | uploading, verifying | the image, active with the bytes that are here | that was the upload: the cache gets them |
 //! | uploading, verifying | the image, active with what the journal says was streamed | that was the upload |
 //! | any | a record of a failed try that could not be deleted then | it is deleted |
-//! | any | a record that is being filled, or no answer | looked at again a minute later |
+//! | any | a record that is being filled, or no answer | looked at again, after 1 s, 2 s, 4 s, up to a minute |
 //!
 //! What was not complete is not sent again by itself: its program was told that it failed, and may have
 //! made the image in another way since. `glancefs uploads retry` sends it. A record that was reserved
@@ -139,7 +139,9 @@ async fn settle_one(
     }
     // Also what was half done when no answer came any more.
     let step = journal.step.as_str();
-    if journal.failure.is_none() {
+    // A reservation may have been filled: with a failure noted nobody would ask again.
+    let is_known = settled.is_ok() || journal.record == Record::Created;
+    if journal.failure.is_none() && is_known {
         journal.set_failure(Some(&format!("the process ended while it was {step}")));
     }
     let told = (journal.name.clone(), spool.size()?);
@@ -162,15 +164,18 @@ async fn settle_one(
         let (name, bytes) = told;
         let records = deleted.iter().map(ImageId::to_string).collect::<Vec<_>>().join(", ");
         let kept = match bytes {
-            0 => "there were no bytes to keep".to_owned(),
+            0 => "no bytes are kept here".to_owned(),
             _ => format!(
                 "its {bytes} bytes are kept in {}: glancefs uploads retry {id}",
                 shared.folder.data_path(id).display()
             ),
         };
         shared.folder.tell(format!(
-            "the upload of {name:?} had been ended by a crash or an outage: its record {records} was deleted, {kept}"
+            "the upload of {name:?} had left the record {records} in Glance: it was deleted; {kept}"
         ));
+    }
+    if strays_left {
+        return Err(Error::new(Kind::Unreachable, "a record of a failed try could not be deleted"));
     }
     Ok(())
 }
@@ -460,14 +465,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_that_is_being_filled_is_looked_at_again() {
-        let crash = crash("uploading", "created", "", b"data");
-        crash.record().await;
-        crash.glance.will(&[Fault::Linger(1)]);
-        crash.fill(b"data").await;
-        crash.recover().await;
-        assert_eq!(crash.files().len(), 2, "nothing is decided");
-        crash.recover().await;
-        assert_eq!(crash.files(), Vec::<PathBuf>::new());
+        for record in ["created", "reserved"] {
+            let crash = crash("uploading", record, "", b"data");
+            crash.record().await;
+            crash.glance.will(&[Fault::Linger(1)]);
+            crash.fill(b"data").await;
+            crash.recover().await;
+            assert_eq!(crash.files().len(), 2, "nothing is decided");
+            crash.recover().await;
+            assert_eq!(crash.files(), Vec::<PathBuf>::new(), "{record}");
+        }
     }
 
     #[tokio::test]
@@ -476,7 +483,7 @@ mod tests {
         crash.record().await;
         let (_, lines) = crash.recover().await;
         assert_eq!(crash.glance.state().deleted, std::slice::from_ref(&crash.image));
-        assert!(lines[0].contains("no bytes to keep"), "{lines:?}");
+        assert!(lines[0].contains("no bytes are kept here"), "{lines:?}");
         assert_eq!(crash.files(), Vec::<PathBuf>::new());
     }
 

@@ -8,10 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::allowance::Allowance;
 use super::body::multihash_of;
-use super::journal::{Durability, Journal, JournalFile, Step};
+use super::folder::Folder;
+use super::journal::{Durability, Journal, JournalFile, Record, Step};
 use super::kept;
 use super::spool::Spool;
 use super::state::{Inner, Phase, stopped};
+use super::strays;
 use super::stream::Stream;
 use super::upload::Upload;
 use crate::blocking::blocking;
@@ -150,6 +152,9 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
         tracing::warn!("{warning}");
     }
     let Upload { mut journal, spool, streamed, .. } = upload;
+    // Its own record is an image now.
+    let mut left = journal.clone();
+    left.record = Record::None;
     let data = spool.path();
     drop(spool);
     let name = {
@@ -191,6 +196,11 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
         {
             tracing::warn!(image = %identity.image, %error, "the cache did not take the uploaded file");
         }
+        if let Err(error) =
+            strays::note(&shared.folder, &left, &format!("a later try made image {}", made.id))
+        {
+            tracing::warn!(%error, "what failed tries left in Glance could not be noted");
+        }
         file.remove();
         if let Some(hash) = &made.hash {
             let why = format!("image {} has the same bytes", made.id);
@@ -224,7 +234,10 @@ async fn failed(draft: &Inner, upload: Option<Upload>, error: Error) -> Error {
     let (file, failed) = (draft.journal_file.clone(), journal.clone());
     let noted = match ended {
         None => blocking(move || keep(&file, journal, spool.as_deref())).await,
-        Some((ending, spool)) => blocking(move || settle(&file, journal, spool, ending)).await,
+        Some((ending, spool)) => {
+            let folder = draft.shared.folder.clone();
+            blocking(move || settle(&folder, &file, journal, spool, ending)).await
+        }
     };
     match noted {
         Ok(()) if !damaged && draft.stream.is_none() => {
@@ -253,24 +266,34 @@ fn keep(file: &JournalFile, journal: Journal, spool: Option<&Spool>) -> Result<(
     kept
 }
 
-/// Leaves of a closed draft what its end wants: nothing, or bytes and a reason.
+/// Leaves of a closed draft what its end wants: nothing, or bytes and a reason; and what nobody could delete in Glance
+/// stays noted.
 pub(super) fn settle(
+    folder: &Arc<Folder>,
     file: &JournalFile,
     mut journal: Journal,
     spool: Option<Arc<Spool>>,
     ending: Ending,
 ) -> Result<()> {
     let size = spool.as_ref().map_or(Ok(0), |spool| spool.size())?;
+    let recorded = !journal.strays.is_empty();
     match ending {
-        Ending::Abandon(reason) if size > 0 || !journal.strays.is_empty() => {
+        Ending::Abandon(reason) if size > 0 || recorded => {
             journal.size = size;
             journal.set_failure(Some(&reason));
             // The data stay locked until the journal is written: nobody lists half of it.
-            keep(file, journal, spool.as_deref())
+            keep(file, journal, spool.as_deref())?;
         }
-        Ending::Abandon(_) | Ending::Discard => {
+        Ending::Abandon(_) => file.remove(),
+        Ending::Discard => {
+            strays::note(folder, &journal, "it was discarded")?;
             file.remove();
-            Ok(())
         }
     }
+    // The lock goes first: it is theirs who settle what is noted.
+    drop(spool);
+    if recorded {
+        folder.settle_soon();
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::config::SpoolConfig;
@@ -67,6 +68,8 @@ pub(super) struct Folder {
     keep_failed: Duration,
     usage: Mutex<Usage>,
     notices: Mutex<Notices>,
+    /// Told when what came to rest here may have left something in Glance.
+    unsettled: Notify,
 }
 
 /// What a person should know of the folder, beside the log: kept until somebody listens.
@@ -119,6 +122,7 @@ impl Folder {
             keep_failed: config.keep_failed,
             usage: Mutex::default(),
             notices: Mutex::default(),
+            unsettled: Notify::new(),
         };
         folder.usage().scanned = folder.scan();
         Ok(folder)
@@ -156,6 +160,16 @@ impl Folder {
             lines.drain(..).for_each(&listener);
         }
         *notices = Notices::Told(Box::new(listener));
+    }
+
+    /// What came to rest here names records in Glance: whoever waits for [`unsettled`](Self::unsettled) goes on.
+    pub(super) fn settle_soon(&self) {
+        self.unsettled.notify_one();
+    }
+
+    /// Waits for that; at once when it came since the last time.
+    pub(super) async fn unsettled(&self) {
+        self.unsettled.notified().await;
     }
 
     /// The file that holds a draft's bytes.

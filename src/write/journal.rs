@@ -194,6 +194,14 @@ impl Journal {
         self.unsynced.as_deref().is_some_and(|boot| boot != this_boot())
     }
 
+    /// That of the same records without bytes of theirs here, because of `why`.
+    pub(super) fn of_records_only(&self, why: &str) -> Self {
+        let metadata = Metadata::default();
+        let mut journal = Self { size: 0, replaces: None, unsynced: None, metadata, ..self.clone() };
+        journal.set_failure(Some(why));
+        journal
+    }
+
     /// Why it stopped, and what else a person should know of its bytes.
     pub(super) fn reason(&self) -> Option<String> {
         let damaged = self.may_be_damaged().then(|| DAMAGED.to_owned());
@@ -201,6 +209,22 @@ impl Journal {
             (Some(failure), Some(damaged)) => Some(format!("{failure}; {damaged}")),
             (failure, damaged) => failure.or(damaged),
         }
+    }
+
+    /// Something that it names may be in Glance, and only this journal knows.
+    pub(super) fn names_records(&self) -> bool {
+        let filled = self.record == Record::Reserved && self.streamed.is_some() && self.failure.is_none();
+        self.record == Record::Created || filled || !self.strays.is_empty()
+    }
+
+    /// What of an upload on which nobody works may be in Glance without data that are proven, for people.
+    pub(super) fn remains(&self) -> Vec<String> {
+        let Self { image, record, strays, .. } = self;
+        let made = (*record == Record::Created)
+            .then(|| format!("the record {image} may still be in Glance, without data that are proven"));
+        let strays =
+            strays.iter().map(|stray| format!("the record {stray} of a failed try is still in Glance"));
+        made.into_iter().chain(strays).collect()
     }
 
     /// Both are of one name in one project of one cloud.

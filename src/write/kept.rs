@@ -17,6 +17,7 @@ use super::folder::{DraftId, Folder};
 use super::journal::{Durability, Journal, JournalFile};
 use super::recover::{Leftover, examine};
 use super::spool::Spool;
+use super::strays;
 use crate::error::Result;
 
 /// How long nothing gives way to a new write: whoever sees an upload fail has time to save the bytes, and
@@ -49,7 +50,9 @@ fn note_crash(folder: &Arc<Folder>, id: DraftId, mut journal: Journal) {
 pub(super) fn give_way(folder: &Arc<Folder>) -> bool {
     let drafts = folder.drafts().unwrap_or_default().into_iter();
     let mut old: Vec<_> = drafts.filter_map(|id| Some((age(folder, id)?, id))).collect();
-    old.retain(|(age, _)| *age >= GRACE);
+    // What notes records only takes no room.
+    let has_bytes = |id| std::fs::symlink_metadata(folder.data_path(id)).is_ok_and(|found| found.len() > 0);
+    old.retain(|(age, id)| *age >= GRACE && has_bytes(*id));
     old.sort_unstable_by_key(|(age, _)| std::cmp::Reverse(*age));
     // Living drafts are among them: those are locked.
     let Some(leftover) = old.into_iter().find_map(|(_, id)| examine(folder, id)) else { return false };
@@ -100,8 +103,15 @@ fn same_bytes(one: &Spool, other: &Spool, size: u64, stop: impl Fn() -> bool) ->
     Ok(true)
 }
 
-/// Its lock is held until it is gone, so that no other mount does the same.
-fn remove(folder: &Folder, leftover: Leftover, why: &str) {
+/// Its lock is held until it is gone, so that no other mount does the same. Records that it names stay noted, except
+/// by what was kept for them alone.
+fn remove(folder: &Arc<Folder>, leftover: Leftover, why: &str) {
+    if let Ok(Some(journal)) = &leftover.journal
+        && leftover.bytes > 0
+        && let Err(error) = strays::note(folder, journal, why)
+    {
+        tracing::warn!(%error, name = ?journal.name, "what a removed upload left in Glance could not be noted");
+    }
     folder.tell(format!("removed, because {why}: {}", leftover.line(folder, "were in")));
     folder.remove(leftover.id);
 }

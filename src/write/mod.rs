@@ -4,7 +4,7 @@
 //! Draft ──┬── State    what may be done when                  (draft.rs, state.rs, content.rs)
 //!         ├── Spool    the bytes: one sparse, locked file        (spool.rs, folder.rs)
 //!         │            and what stays of those that failed      (kept.rs, recover.rs, report.rs)
-//!         │            tried again, or taken back               (revive.rs, aftermath.rs)
+//!         │            tried again, or taken back               (revive.rs, aftermath.rs, strays.rs)
 //!         ├── Journal  name, id, step, failure: one JSON file    (journal.rs)
 //!         └── Commit   from a quiet draft to an image            (commit.rs)
 //!               ├── Upload  create, PUT, verify, take back       (upload.rs)
@@ -40,6 +40,7 @@ mod report;
 mod revive;
 mod spool;
 mod state;
+mod strays;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -51,7 +52,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -87,8 +88,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 /// spool folder.
 const SETTLING: Duration = Duration::from_secs(60);
 
-/// How soon it is looked again for what could not be settled; each time after twice as long. A server that a crash
-/// cut off in the middle of the data says for a moment that it is still taking them.
+/// How soon it is looked again for what could not be settled, or was left by an upload just now; each time after twice
+/// as long. A server that a crash cut off in the middle of the data says for a moment that it is still taking them.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What an upload is for.
@@ -214,8 +215,8 @@ impl Uploads {
         self.shared.folder.listen(listener);
     }
 
-    /// Settles what a crash or an outage left in Glance, unless `read_only`, now and every minute, sooner what is
-    /// not settled yet; and removes every hour what failed uploads left longer ago than `--keep-failed`. Until
+    /// Settles what a crash or an outage left in Glance, unless `read_only`, now and every minute, sooner what an upload
+    /// of this mount leaves and what is not settled yet; and removes every hour what failed uploads left longer ago than `--keep-failed`. Until
     /// [`shut_down`](Self::shut_down).
     ///
     /// `tell` hears what changed in Glance by that, and must not wait.
@@ -225,11 +226,20 @@ impl Uploads {
         let mut again = AGAIN;
         loop {
             let settled = read_only || aftermath::settle_all(&self.shared, &tell).await;
-            let pause = if settled { SETTLING } else { again };
-            again = if settled { AGAIN } else { (again * 2).min(SETTLING) };
-            if timeout(pause, stop.cancelled()).await.is_ok() {
-                return;
+            let pause = async {
+                if settled {
+                    // Whatever is left from now on was tried at this moment.
+                    let _ = timeout(SETTLING - AGAIN, folder.unsettled()).await;
+                    sleep(AGAIN).await;
+                } else {
+                    sleep(again).await;
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = pause => {}
             }
+            again = if settled { AGAIN } else { (again * 2).min(SETTLING) };
             if aged.elapsed() < HOUSEKEEPING {
                 continue;
             }

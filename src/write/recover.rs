@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::folder::{DraftId, Folder};
-use super::journal::{DAMAGED, Journal, Record, Step};
+use super::journal::{DAMAGED, Journal, Step};
 use super::spool::Spool;
 use crate::error::Result;
 
@@ -18,7 +18,7 @@ pub(super) struct Leftover {
     /// The data file, locked by us so that no other mount does the same; `None`: it cannot be opened.
     pub(super) spool: Option<Spool>,
     /// Length of the data file.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// What its journal says; `None` when there is none (a crash before it was written).
     pub(super) journal: Result<Option<Journal>>,
 }
@@ -69,10 +69,7 @@ pub(super) fn examine(folder: &Arc<Folder>, id: DraftId) -> Option<Leftover> {
     let journaled = journal.as_ref().ok().and_then(Option::as_ref);
     let finished = journaled.is_some_and(|journal| journal.step == Step::Done);
     // A reservation or a stream has no bytes here, and yet a crash may have left its record.
-    let recorded = journaled.is_some_and(|journal| {
-        let filled = journal.record == Record::Reserved && journal.streamed.is_some();
-        journal.record == Record::Created || filled || !journal.strays.is_empty()
-    });
+    let recorded = journaled.is_some_and(Journal::names_records);
     if finished || (bytes == 0 && !recorded) {
         folder.remove(id);
         return None;
@@ -107,13 +104,8 @@ impl Leftover {
         if journal.may_be_damaged() {
             line.push_str(&format!("; {DAMAGED}"));
         }
-        if journal.record == Record::Created {
-            line.push_str(&format!(
-                "; the record {image} may still be in Glance, without data that are proven"
-            ));
-        }
-        for stray in &journal.strays {
-            line.push_str(&format!("; the record {stray} of a failed try is still in Glance"));
+        for remains in journal.remains() {
+            line.push_str(&format!("; {remains}"));
         }
         line
     }

@@ -92,7 +92,7 @@ pub struct Report {
     pub cloud: Option<String>,
     /// The project it is for.
     pub project: Option<String>,
-    /// Why it ended.
+    /// Why it ended, and what of it may still be in Glance.
     pub reason: Option<String>,
     /// Where its bytes are.
     pub file: String,
@@ -100,6 +100,8 @@ pub struct Report {
 
 impl Report {
     fn of(folder: &Folder, id: DraftId, journal: Option<&Journal>, state: Condition, bytes: u64) -> Self {
+        let remains = journal.filter(|_| state.is_left()).map(Journal::remains).unwrap_or_default();
+        let reasons: Vec<_> = journal.and_then(Journal::reason).into_iter().chain(remains).collect();
         Self {
             id: id.to_string(),
             name: journal.map(|journal| journal.name.clone()),
@@ -110,7 +112,7 @@ impl Report {
             started: journal.map(|journal| journal.started),
             cloud: journal.map(|journal| journal.cloud.clone()),
             project: journal.and_then(|journal| journal.project.clone()),
-            reason: journal.and_then(Journal::reason),
+            reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             file: folder.data_path(id).display().to_string(),
         }
     }
@@ -165,7 +167,9 @@ fn at_rest_if_given_up(folder: &Folder, id: DraftId, phase: &Phase) -> Option<Re
     }
     let bytes = std::fs::symlink_metadata(folder.data_path(id)).ok()?.len();
     let journal = Journal::load(folder, id).ok().flatten();
-    (bytes > 0).then(|| Report::of(folder, id, journal.as_ref(), told_by(journal.as_ref()), bytes))
+    let recorded = journal.as_ref().is_some_and(Journal::names_records);
+    (bytes > 0 || recorded)
+        .then(|| Report::of(folder, id, journal.as_ref(), told_by(journal.as_ref()), bytes))
 }
 
 /// One of another process, or of none; `None` when there is nothing to tell of it.
@@ -179,7 +183,8 @@ fn at_rest(folder: &Arc<Folder>, id: DraftId) -> Option<Report> {
     let bytes = spool.size().unwrap_or(0);
     let state = if spool.try_lock() {
         let finished = journal.as_ref().is_some_and(|journal| journal.step == Step::Done);
-        if bytes == 0 || finished {
+        let recorded = journal.as_ref().is_some_and(Journal::names_records);
+        if finished || (bytes == 0 && !recorded) {
             // The next mount removes it.
             return None;
         }

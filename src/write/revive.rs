@@ -60,7 +60,9 @@ impl Uploads {
         };
         self.refuse_foreign(id, &journal)?;
         if spool.size()? == 0 {
-            return Err(Error::new(Kind::NoData, "it has no bytes"));
+            let message =
+                "it has no bytes here: write the file again; discard deletes what is left of it in Glance";
+            return Err(Error::new(Kind::NoData, message));
         }
         let shared = &self.shared;
         let deleted = match settle(shared, &mut journal, &spool).await? {

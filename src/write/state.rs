@@ -183,7 +183,7 @@ impl Inner {
             let spool = state.close();
             (state.journal.clone(), spool)
         };
-        if let Err(error) = settle(&self.journal_file, journal, spool, ending) {
+        if let Err(error) = settle(&self.shared.folder, &self.journal_file, journal, spool, ending) {
             tracing::warn!(%error, "the journal of an abandoned draft could not be written");
         }
     }
@@ -236,11 +236,12 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.shared.live().remove(&self.journal_file.id());
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // A record that could not be deleted stays noted.
-        if let Some(spool) = state.spool.take()
-            && state.journal.strays.is_empty()
-            && spool.size().is_ok_and(|size| size == 0)
-        {
+        let Some(spool) = state.spool.take() else { return };
+        if !state.journal.strays.is_empty() {
+            // They stay noted; the lock goes first, as it is theirs who settle them.
+            drop(spool);
+            self.shared.folder.settle_soon();
+        } else if spool.size().is_ok_and(|size| size == 0) {
             self.journal_file.remove();
         }
     }

@@ -6,7 +6,10 @@ use std::io::Write;
 
 use rustix::process::Signal;
 
-use crate::harness::{Background, Cloud, Detour, Gate, Mount, background, eventually, fails, pattern, sh};
+use crate::harness::{
+    Background, Cloud, Detour, Fault, Gate, Mount, PROGRAM, Proxy, Rule, background, eventually, fails,
+    pattern, sh,
+};
 
 const MIB: usize = 1024 * 1024;
 
@@ -149,6 +152,24 @@ fn a_server_that_goes_away_half_way_fails_the_writer_and_publishes_nothing() {
         crate::harness::run(&format!("cp {from} {mount}/after-restart.raw")).succeeded()
     });
     cloud.only("after-restart.raw");
+}
+
+#[test]
+fn a_record_that_could_not_be_deleted_is_listed_and_goes_as_soon_as_it_can() {
+    let cloud = Cloud::open();
+    let proxy = Proxy::to(&cloud.url);
+    let mount = cloud.mount(&format!("--upload stream --timeout 3s --endpoint {}", proxy.url()));
+    let from = source(&mount, 120, MIB);
+    for (name, lost) in [("refused.raw", Fault::Status(503, None)), ("unanswered.raw", Fault::LostAnswer)] {
+        proxy.add(Rule::new("PUT", "/v2/images/*/file", Fault::Status(502, None)));
+        proxy.add(Rule::new("DELETE", "/v2/images/*", lost));
+        fails!("cp {from} {mount}/{name}");
+        let listed = sh!("{PROGRAM} uploads {mount}");
+        assert!(listed.contains(name) && listed.contains("of a failed try is still in Glance"), "{listed}");
+        proxy.heal();
+        eventually("nothing is left here", || sh!("find {}/spool -type f | wc -l", mount.beside()) == "0");
+        assert!(cloud.named(name).is_empty(), "{:?}", cloud.named(name));
+    }
 }
 
 #[test]

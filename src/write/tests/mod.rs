@@ -6,6 +6,7 @@ mod failure;
 mod leftovers;
 mod replacement;
 mod reservation;
+mod strays;
 
 use std::sync::Arc;
 use std::time::Duration;
