@@ -43,6 +43,10 @@ pub(super) const AUTH_TOKEN: &str = "x-auth-token";
 /// is given up before adds to its load.
 const LEAST_SHARE: u32 = 8;
 
+/// A try is not begun with less than this left: it would mostly run into the deadline, and so would the program that waits,
+/// which then hears of that and not of what the server said.
+const LEAST_TRY: Duration = Duration::from_millis(250);
+
 /// Headers of one answer. The usual limit is 100, and v1 of the API answers with one for each property, of which Glance
 /// takes 128 unless a site says otherwise.
 const HEADER_LIMIT: usize = 512;
@@ -339,9 +343,7 @@ impl Glance {
             };
             retries += u32::from(worth == Worth::AFewTries);
             let pause = backoff.pause().max(wait.unwrap_or_default());
-            // A server may ask for a pause that no clock can count.
-            let in_time = Instant::now().checked_add(pause).is_some_and(|end| end < deadline);
-            if retries > inner.retries || !in_time {
+            if retries > inner.retries || !leaves_time(pause, deadline) {
                 // What a server said tells more than that the deadline cut the last try short. And one that refuses our
                 // certificate may end a connection before it can be told why (TLS 1.3: once it is made for us).
                 let tells_more = |said: &Error| match error.kind() {
@@ -421,10 +423,16 @@ pub(super) fn refused_anew(error: Error) -> Error {
     )
 }
 
+/// Another try after this pause is worth beginning.
+fn leaves_time(pause: Duration, deadline: Instant) -> bool {
+    // A server may ask for a pause that no clock can count.
+    Instant::now().checked_add(pause.saturating_add(LEAST_TRY)).is_some_and(|end| end < deadline)
+}
+
 /// A pause when whoever issues tokens is away and there is time for another try; else the error.
 async fn wait_for_login(error: Error, deadline: Instant, backoff: &mut Backoff) -> Result<()> {
     let pause = backoff.pause();
-    if !error.kind().is_transient() || Instant::now() + pause >= deadline {
+    if !error.kind().is_transient() || !leaves_time(pause, deadline) {
         return Err(error);
     }
     tokio::time::sleep(pause).await;

@@ -50,6 +50,16 @@ async fn a_time_beyond_the_deadline_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_try_that_could_only_run_into_the_deadline_is_not_begun() {
+    let busy = Act::Answer(answer("503 Service Unavailable", &["Retry-After: 1"], ""));
+    let server = Script::serve(vec![busy]).await;
+    // After the pause 50 ms would be left at most.
+    let client = server.client(Duration::from_millis(1050)).await;
+    assert_eq!(kind(client.list(10, None).await), Kind::ServerError);
+    assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
 async fn a_failing_read_is_tried_four_times_and_a_failing_post_once() {
     let server = Script::serve(vec![status("500 Internal Server Error")]).await;
     let glance = server.client(LONG).await;
