@@ -2,8 +2,7 @@
 //!
 //! A cell is an expectation (`expected`), and what holds in any case: no wrong bytes, no reply later than its deadline,
 //! the daemon alive, no image without data and no file of the spool that `glancefs uploads` does not list.
-//! By default one cell of [`SOME`] is run, with `GLANCEFS_TEST_LONG=1` all of them: they have deadlines of seconds, and need
-//! the machine for themselves. `GLANCEFS_CELLS=TEXT` runs only the cells whose name contains the text, such as `flush × 503`.
+//! Cells have deadlines of seconds: they need the machine for themselves, which `scripts/test` gives them. `GLANCEFS_CELLS=TEXT` runs only the cells whose name contains the text, such as `flush × 503`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +14,7 @@ use super::act::Act;
 use super::expected::{Expected, Span, expected, name};
 use super::operation::{Operation, Request};
 use super::row::Row;
-use crate::harness::{Cloud, Mount, Proxy, is_glancefs, left_out, long, run};
+use crate::harness::{Cloud, Mount, Proxy, is_glancefs, run};
 
 /// `--timeout` of the mounts where an error or the last good list is expected, which mostly takes that long.
 const SHORT: Duration = Duration::from_secs(5);
@@ -27,17 +26,14 @@ const LONG: Duration = Duration::from_secs(12);
 const SLACK: Duration = Duration::from_secs(8);
 
 /// Mounts at once; most of their time they wait.
-const WORKERS: usize = 10;
-
-/// Of so many cells one is run by default. No divisor of the 24 faults, so that each operation has others.
-const SOME: usize = 7;
+const WORKERS: usize = 14;
 
 /// The token is renewed by a command once a second at the most.
 const LOGIN_PAUSE: Duration = Duration::from_millis(1100);
 
 /// Who prepares a cell or looks at what became of it, several at once: no more than leave the real Glance time for those
 /// whose deadline runs.
-static TURNS: [Mutex<()>; 3] = [const { Mutex::new(()) }; 3];
+static TURNS: [Mutex<()>; 4] = [const { Mutex::new(()) }; 4];
 
 fn turn(number: usize) -> MutexGuard<'static, ()> {
     TURNS[number % TURNS.len()].lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,6 +90,11 @@ impl Cell {
             (Expected::Succeeds, ..) => LONG,
             _ => SHORT,
         }
+    }
+
+    /// How long it takes, in some unit: a list that is to become old is waited for.
+    fn load(self) -> usize {
+        if self.operation == Operation::List { 3 } else { 1 }
     }
 
     /// What it needs of its mount.
@@ -227,8 +228,7 @@ fn run_cells(operations: &[Operation]) {
         |cell: &Cell| cell.name().contains(&filter) && !matches!(cell.expected(), Expected::NotConcerned(_));
     // One queue for each kind of mount.
     let mut queues: Vec<(String, VecDeque<Cell>)> = Vec::new();
-    let every = if long() || std::env::var_os("GLANCEFS_CELLS").is_some() { 1 } else { SOME };
-    for cell in Cell::all(operations).into_iter().filter(wanted).step_by(every) {
+    for cell in Cell::all(operations).into_iter().filter(wanted) {
         let options = cell.options();
         match queues.iter_mut().find(|(known, _)| *known == options) {
             Some((_, queue)) => queue.push_back(cell),
@@ -236,12 +236,14 @@ fn run_cells(operations: &[Operation]) {
         }
     }
     let count: usize = queues.iter().map(|(_, queue)| queue.len()).sum();
+    let whole_load: usize = queues.iter().flat_map(|(_, queue)| queue).map(|cell| cell.load()).sum();
     let (elsewhere, began) = (Proxy::to(&cloud.url), Instant::now());
     let complaints = Mutex::new(Vec::new());
     let next = AtomicUsize::new(operations[0] as usize * 1000);
     std::thread::scope(|scope| {
         for (options, queue) in queues {
-            let workers = (WORKERS / every * queue.len() / count).max(1);
+            let load: usize = queue.iter().map(|cell| cell.load()).sum();
+            let workers = (WORKERS * load / whole_load).max(1);
             let queue = Arc::new(Mutex::new(queue));
             for _ in 0..workers {
                 let (queue, options) = (Arc::clone(&queue), options.clone());
@@ -259,12 +261,6 @@ fn run_cells(operations: &[Operation]) {
             }
         }
     });
-    if every > 1 {
-        left_out(
-            "faults::matrix",
-            &format!("{} cells of {every} each; GLANCEFS_TEST_LONG=1 runs all", every - 1),
-        );
-    }
     eprintln!("{count} cells in {:.1} s", began.elapsed().as_secs_f32());
     let mut complaints = complaints.into_inner().unwrap();
     complaints.sort();

@@ -47,8 +47,7 @@ fn section() -> String {
     let (all, apart) = (cells.len(), cells.len() - run);
     let _ = writeln!(
         text,
-        "\n{all} cases, once and for good: {run} can be run, {apart} cannot happen. `scripts/test --long` runs all, \
-         `scripts/test` one of seven.\n"
+        "\n{all} cases, once and for good: {run} can be run, {apart} cannot happen. `scripts/test` runs all.\n"
     );
     for changes in [false, true] {
         let operations: Vec<_> = Operation::ALL.into_iter().filter(|op| op.changes() == changes).collect();
