@@ -283,17 +283,16 @@ pub(super) fn settle(
             journal.set_failure(Some(&reason));
             // The data stay locked until the journal is written: nobody lists half of it.
             keep(file, journal, spool.as_deref())?;
+            drop(spool);
+            if recorded {
+                folder.settle_soon();
+            }
         }
         Ending::Abandon(_) => file.remove(),
         Ending::Discard => {
             strays::note(folder, &journal, "it was discarded")?;
             file.remove();
         }
-    }
-    // The lock goes first: it is theirs who settle what is noted.
-    drop(spool);
-    if recorded {
-        folder.settle_soon();
     }
     Ok(())
 }

@@ -216,8 +216,8 @@ impl Uploads {
     }
 
     /// Settles what a crash or an outage left in Glance, unless `read_only`, now and every minute, sooner what an upload
-    /// of this mount leaves and what is not settled yet; and removes every hour what failed uploads left longer ago than `--keep-failed`. Until
-    /// [`shut_down`](Self::shut_down).
+    /// of this mount leaves and what is not settled yet; and removes every hour what failed uploads left longer ago
+    /// than `--keep-failed`. Until [`shut_down`](Self::shut_down).
     ///
     /// `tell` hears what changed in Glance by that, and must not wait.
     pub async fn keep_house(self, read_only: bool, tell: impl Fn(Settlement) + Send + Sync) {

@@ -378,7 +378,7 @@ impl Upload {
         let mut failures = Vec::new();
         self.sweep().await;
         for stray in &self.journal.strays {
-            failures.push(format!("image {stray}, left by a failed try, could not be deleted"));
+            failures.push(format!("image {stray}, left by a failed try, could not be deleted yet"));
         }
         let was_protected = self.replaces.as_ref().is_some_and(|old| old.protected);
         if self.journal.metadata.protected().unwrap_or(was_protected) {
