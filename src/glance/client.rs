@@ -44,7 +44,8 @@ pub(super) const AUTH_TOKEN: &str = "x-auth-token";
 const LEAST_SHARE: u32 = 8;
 
 /// A try is not begun with less than this left: it would mostly run into the deadline, and so would the program that waits,
-/// which then hears of that and not of what the server said.
+/// which then hears of that and not of what the server said. As long as the first pause: an answer on a busy machine takes
+/// less.
 const LEAST_TRY: Duration = Duration::from_millis(250);
 
 /// Headers of one answer. The usual limit is 100, and v1 of the API answers with one for each property, of which Glance

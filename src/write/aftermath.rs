@@ -21,6 +21,7 @@ use super::folder::{DraftId, Folder};
 use super::journal::{Durability, Journal, JournalFile, Record, Step, Streamed, this_boot};
 use super::recover::{Leftover, examine};
 use super::spool::Spool;
+use super::strays;
 use crate::blocking::blocking;
 use crate::cache::ContentIdentity;
 use crate::error::{Error, Kind, Result};
@@ -292,9 +293,10 @@ pub(super) async fn keep_as_image(
         .streamed
         .is_none()
         .then(|| ContentIdentity::of(image, shared.records.cloud_key(), shared.records.project_id()));
-    let shared = Arc::clone(shared);
+    let (shared, made) = (Arc::clone(shared), image.id.clone());
     blocking(move || {
         let file = JournalFile::existing(Arc::clone(&shared.folder), id);
+        strays::note_tries_before(&shared.folder, &journal, &made);
         journal.step = Step::Done;
         file.store(Durability::Relaxed, || Some(journal))?;
         let data = spool.path();
@@ -422,6 +424,24 @@ mod tests {
             assert_eq!(crash.glance.state().adopted[0].1, b"data");
             assert!(crash.glance.state().deleted.is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn the_record_of_a_try_before_one_that_had_arrived_is_deleted_later() {
+        let stray = ImageId::generate();
+        let crash = crash("uploading", "created", &format!("\"{stray}\""), b"data");
+        crash.record().await;
+        crash.fill(b"data").await;
+        let arrived = crash.image.clone();
+        let crash = Crash { image: stray.clone(), ..crash };
+        crash.record().await;
+        crash.glance.will(&[Fault::KeepRecord]);
+        let (uploads, _) = crash.recover().await;
+        let told = uploads.reports().unwrap().uploads;
+        assert!(told.iter().any(|left| left.reason.as_ref().unwrap().contains(stray.as_str())), "{told:?}");
+        crash.recover().await;
+        assert_eq!(crash.glance.state().deleted, [stray]);
+        assert_eq!((crash.glance.only_image().0.id, crash.files().len()), (arrived, 0));
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::allowance::Allowance;
 use super::body::multihash_of;
 use super::folder::Folder;
-use super::journal::{Durability, Journal, JournalFile, Record, Step};
+use super::journal::{Durability, Journal, JournalFile, Step};
 use super::kept;
 use super::spool::Spool;
 use super::state::{Inner, Phase, stopped};
@@ -152,9 +152,6 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
         tracing::warn!("{warning}");
     }
     let Upload { mut journal, spool, streamed, .. } = upload;
-    // Its own record is an image now.
-    let mut left = journal.clone();
-    left.record = Record::None;
     let data = spool.path();
     drop(spool);
     let name = {
@@ -182,10 +179,11 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
     let records = &draft.shared.records;
     let identity = (quiet && goal == Goal::Publish && !streamed)
         .then(|| ContentIdentity::of(&image, records.cloud_key(), records.project_id()));
-    journal.step = Step::Done;
     let (shared, file) = (draft.shared.clone(), draft.journal_file.clone());
     let made = image.clone();
     let cleaning = tokio::task::spawn_blocking(move || {
+        strays::note_tries_before(&shared.folder, &journal, &made.id);
+        journal.step = Step::Done;
         let finished = journal.clone();
         // A crash before the last line leaves a finished journal, whose rests are removed later.
         if let Err(error) = file.store(Durability::Relaxed, || Some(journal)) {
@@ -195,11 +193,6 @@ async fn succeeded(draft: &Inner, goal: Goal, mut upload: Upload, mut image: Ima
             && let Err(error) = shared.keeper.adopt(&identity, &data)
         {
             tracing::warn!(image = %identity.image, %error, "the cache did not take the uploaded file");
-        }
-        if let Err(error) =
-            strays::note(&shared.folder, &left, &format!("a later try made image {}", made.id))
-        {
-            tracing::warn!(%error, "what failed tries left in Glance could not be noted");
         }
         file.remove();
         if let Some(hash) = &made.hash {

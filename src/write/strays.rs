@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use super::folder::Folder;
-use super::journal::{Durability, Journal, JournalFile};
+use super::journal::{Durability, Journal, JournalFile, Record};
 use super::spool::Spool;
 use crate::error::Result;
+use crate::units::ImageId;
 
 /// Notes what `journal` names, whose files are about to go because of `why`; mostly that is nothing. Blocks on the disk.
 ///
@@ -23,4 +24,15 @@ pub(super) fn note(folder: &Arc<Folder>, journal: &Journal, why: &str) -> Result
     drop(spool);
     folder.settle_soon();
     Ok(())
+}
+
+/// The same of an upload that became `image`: what is left are records of tries before. The image is there, whether this
+/// works or not.
+pub(super) fn note_tries_before(folder: &Arc<Folder>, journal: &Journal, image: &ImageId) {
+    let mut left = journal.clone();
+    // Its own record is the image now.
+    left.record = Record::None;
+    if let Err(error) = note(folder, &left, &format!("a later try made image {image}")) {
+        tracing::warn!(%error, %image, "what failed tries left in Glance could not be noted");
+    }
 }

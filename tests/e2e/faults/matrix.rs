@@ -2,7 +2,8 @@
 //!
 //! A cell is an expectation (`expected`), and what holds in any case: no wrong bytes, no reply later than its deadline,
 //! the daemon alive, no image without data and no file of the spool that `glancefs uploads` does not list.
-//! Cells have deadlines of seconds: they need the machine for themselves, which `scripts/test` gives them. `GLANCEFS_CELLS=TEXT` runs only the cells whose name contains the text, such as `flush × 503`.
+//! Cells have deadlines of seconds: they need the machine for themselves, which `scripts/test` gives them.
+//! `GLANCEFS_CELLS=TEXT` runs only the cells whose name contains the text, such as `flush × 503`.
 
 use std::collections::VecDeque;
 use std::io;
