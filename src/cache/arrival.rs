@@ -88,10 +88,10 @@ impl CachedImage {
     /// `blocks` are on disk, or will not be: the whole is verified when it is complete, and nobody waits
     /// for a verdict that will not come.
     fn settle(&self, blocks: BlockRange) {
-        let was_last = self.hold.arrived(blocks);
+        let quiet = self.hold.arrived(blocks);
         let verifying = self.verify_if_complete(None);
-        if was_last && !verifying {
-            self.hold.release();
+        if let Some(quiet) = quiet.filter(|_| !verifying) {
+            self.hold.release_since(quiet);
         }
         if !verifying
             && self.hold.is_possible()

@@ -42,12 +42,27 @@ struct State {
     /// Blocks on their way to the disk, as many as the writer's queue takes and transfers run.
     arriving: HashSet<BlockIndex>,
     held: Option<Held>,
+    /// How often a block came or something was held.
+    events: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Held {
     blocks: BlockRange,
     until: Instant,
+}
+
+/// A moment when no block was on its way to the disk. What is found out after it says nothing of blocks that came
+/// meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Quiet {
+    events: u64,
+}
+
+impl State {
+    fn quiet(&self) -> Option<Quiet> {
+        self.arriving.is_empty().then_some(Quiet { events: self.events })
+    }
 }
 
 /// How a wait ended.
@@ -84,6 +99,7 @@ impl Hold {
             return;
         }
         state.since.get_or_insert_with(Instant::now);
+        state.events += 1;
         state.arriving.insert(block);
         // What is held already was new when all the rest was here; a block that comes now came before (two
         // streams bring the same), and who read it then must not have the other one as well.
@@ -92,19 +108,25 @@ impl Hold {
         }
     }
 
-    /// `blocks` were written, or given up. True when none is on its way to the disk any more.
-    pub(super) fn arrived(&self, blocks: BlockRange) -> bool {
+    /// `blocks` were written, or given up. `Some` when none is on its way to the disk any more.
+    pub(super) fn arrived(&self, blocks: BlockRange) -> Option<Quiet> {
         let mut state = self.state();
         for block in blocks.iter() {
             state.arriving.remove(&block);
         }
-        state.arriving.is_empty()
+        state.quiet()
+    }
+
+    /// `Some` when no block is on its way to the disk.
+    pub(super) fn quiet(&self) -> Option<Quiet> {
+        self.state().quiet()
     }
 
     /// `blocks` are held: the copy was found complete.
     pub(super) fn hold(&self, blocks: BlockRange) {
         let mut state = self.state();
         if !state.waived {
+            state.events += 1;
             self.set(&mut state, Some(blocks));
         }
     }
@@ -112,6 +134,15 @@ impl Hold {
     /// Nothing is held any more: there is a verdict, or there will be none.
     pub(super) fn release(&self) {
         self.set(&mut self.state(), None);
+    }
+
+    /// Nothing is held any more: after `quiet` it was found that there will be no verdict. If a block came
+    /// since then that completes the copy after all, it stays held: who writes it sees to its release.
+    pub(super) fn release_since(&self, quiet: Quiet) {
+        let mut state = self.state();
+        if state.quiet() == Some(quiet) {
+            self.set(&mut state, None);
+        }
     }
 
     /// Nothing is held from now on: the whole matched its hash.

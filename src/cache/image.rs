@@ -16,7 +16,7 @@ use super::backing::Backing;
 use super::disk::DiskImage;
 use super::flight::Flights;
 use super::follow::Prefix;
-use super::hold::Hold;
+use super::hold::{Hold, Quiet};
 use super::identity::{ContentIdentity, Digest, Key, Verified};
 use super::{Core, verify};
 
@@ -272,6 +272,15 @@ impl CachedImage {
             }
         }
         self.hold.release();
+    }
+
+    /// Notes that the verification stops, as at `quiet` or later a block was missing: the next one that comes begins
+    /// it again. Those who wait go on, unless something has come since then, or is on its way.
+    pub(super) fn suspend_check(&self, quiet: Option<Quiet>) {
+        self.state().check = Check::Idle;
+        if let Some(quiet) = quiet {
+            self.hold.release_since(quiet);
+        }
     }
 
     /// The whole matched its hash: no read waits, now or later.

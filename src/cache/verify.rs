@@ -79,10 +79,13 @@ pub(super) async fn run(image: Arc<CachedImage>, disk: Arc<DiskImage>) {
                 let _ = image.core().mismatches.send(told);
                 return;
             }
-            // It is back already, and those who wait go on waiting.
-            Ok(Ok(Outcome::Incomplete)) if disk.is_complete() => {}
             Ok(Ok(Outcome::Incomplete)) => {
-                image.set_check(Check::Idle, None);
+                let quiet = image.hold.quiet();
+                // It is back already, and those who wait go on waiting.
+                if disk.is_complete() {
+                    continue;
+                }
+                image.suspend_check(quiet);
                 // Or just now, when its writer found us at work.
                 if !disk.is_complete() || !image.begin_check() {
                     return;
