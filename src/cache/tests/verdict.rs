@@ -170,8 +170,8 @@ async fn the_last_block_waits_also_when_the_one_before_it_is_settled_meanwhile()
         let disk = image.disk().await.unwrap();
         image.hold.arrives(BlockIndex(0), &disk);
         std::thread::scope(|scope| {
-            scope.spawn(|| image.store(BlockIndex(0), std::slice::from_ref(&first)));
-            while !disk.has(BlockIndex(0)) {
+            let writing = scope.spawn(|| image.store(BlockIndex(0), std::slice::from_ref(&first)));
+            while !disk.has(BlockIndex(0)) && !writing.is_finished() {
                 std::hint::spin_loop();
             }
             // A little later each time.
