@@ -1,6 +1,7 @@
 //! What `ls`, `stat`, `find`, `du` and `df` show, and that it follows the server.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
@@ -164,9 +165,11 @@ fn an_image_that_is_deleted_while_it_is_read_reads_on() {
     // Not within the TTL: other tests share this cloud, and of more than a hundred images a deletion shows with the
     // tenth refresh.
     eventually("the name goes", || fails_to_stat(&mount.path("read-on.raw")));
+    for gone in [format!("/proc/self/fd/{}", open.as_raw_fd()), mount.path(&format!(".by-id/{id}"))] {
+        let refused = std::fs::File::open(&gone).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::NotFound, "{gone}");
+    }
     assert!(read_at_start(&open, content.len()).unwrap() == content, "cached bytes stay readable");
-    let again = std::fs::File::open(mount.path(&format!(".by-id/{id}"))).unwrap_err();
-    assert_eq!(again.kind(), std::io::ErrorKind::NotFound);
 }
 
 fn read_at_start(file: &std::fs::File, len: usize) -> std::io::Result<Vec<u8>> {
